@@ -1,0 +1,119 @@
+"""How well a model does what the corpus teaches, on positions it has never seen (docs/bundled_models.md)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from nlrl.agents.corpus.stream import CorpusSettings, examples
+from nlrl.agents.corpus.writers import Example
+from nlrl.agents.language import band
+from nlrl.agents.metrics.claims import check_claims
+from nlrl.agents.parser import ParseFailure
+from nlrl.agents.roles import Roles
+from nlrl.backbones.language_model import Completion, LanguageModel, Request, Sampling
+from nlrl.envs import make_from_spec
+
+ROLE_OF = {"g1_games": "g1", "g1_outlooks": "g1"}
+MOVERS = ("policy", "improvement")
+READERS = ("descriptor", "reader")
+
+
+@dataclass
+class RoleScore:
+    """Scores of one role on held-out prompts; shares in [0, 1]."""
+
+    prompts: int
+    parsed: float
+    exact: float | None
+    """Share of prompts whose verdict (or, for I, whose choice among best-evaluated candidates) is right; None for policy, V and Q."""
+    mean_absolute_error: float | None
+    """Of verdicts, over parsed answers; None for roles that move."""
+    true_claims: float
+    """Share of claims about the position (winning cells, open lines) that the rules confirm; 1 where none was made."""
+    claims: int
+
+
+def study(
+    model: LanguageModel, settings: CorpusSettings, prompts: int, seed: int = 0, roles: Sequence[str] = ()
+) -> dict[str, RoleScore]:
+    """Greedy answers (T=1 for the policy, V and Q) to `prompts` held-out prompts of each role, scored by the writers' answers."""
+    held_out = CorpusSettings(settings.game, settings.facts, held_out=True, roles=tuple(roles))
+    collected = _collect(held_out, prompts, seed)
+    return {role: _score(model, settings.game, role, found) for role, found in sorted(collected.items())}
+
+
+def _collect(settings: CorpusSettings, prompts: int, seed: int) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = defaultdict(list)
+    wanted = len(settings.roles or ("policy", "q", "v", "g1_games", "g1_outlooks", "g2", "improvement", *READERS))
+    for example in islice(examples(settings, seed), prompts * 200):
+        if len(found[example.role]) < prompts:
+            found[example.role].append(example)
+        if len(found) == wanted and all(len(group) == prompts for group in found.values()):
+            break
+    return found
+
+
+def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example]) -> RoleScore:
+    temperature = 1.0 if role in ("policy", "q", "v") else 0.0
+    sampling = Sampling(temperature=temperature, max_tokens=96)
+    completions = model.generate(
+        [Request(messages=example.messages, sampling=sampling, seed=i) for i, example in enumerate(found)]
+    )
+    game = make_from_spec(spec)
+    if role in READERS:
+        same = [completion.text == example.completion for completion, example in zip(completions, found, strict=True)]
+        return RoleScore(len(found), 1.0, sum(same) / len(same), None, 1.0, 0)
+    outputs = [_parse(game, role, example, completion) for example, completion in zip(found, completions, strict=True)]
+    claims = [
+        claim.true
+        for example, completion in zip(found, completions, strict=True)
+        for claim in check_claims(completion.text, game, example.inp.state)
+    ]
+    parsed = [output for output in outputs if not isinstance(output, ParseFailure)]
+    exact_role = role not in (*MOVERS, "q", "v")  # V and Q of the base are noise: there is nothing to be right about
+    return RoleScore(
+        prompts=len(found),
+        parsed=len(parsed) / len(found),
+        exact=_exact(role, found, outputs),
+        mean_absolute_error=_error(found, outputs) if exact_role else None,
+        true_claims=sum(claims) / len(claims) if claims else 1.0,
+        claims=len(claims),
+    )
+
+
+def _parse(game: Any, role: str, example: Example, completion: Completion) -> Any:
+    roles = Roles(game, "plain")
+    return getattr(roles, ROLE_OF.get(role, role)).parse(example.inp, completion)
+
+
+def _exact(role: str, found: Sequence[Example], outputs: Sequence[Any]) -> float | None:
+    if role in ("policy", "q", "v"):
+        return None
+    right = 0
+    for example, output in zip(found, outputs, strict=True):
+        if isinstance(output, ParseFailure):
+            continue
+        if role == "improvement":
+            verdicts = {action: evaluation.verdict for action, evaluation in example.inp.candidates}
+            right += verdicts[output.action] == max(verdicts.values())
+        else:
+            right += abs(output.verdict - example.answer) < 0.005
+    return right / len(found)
+
+
+def _error(found: Sequence[Example], outputs: Sequence[Any]) -> float | None:
+    errors = [
+        abs(output.verdict - example.answer)
+        for example, output in zip(found, outputs, strict=True)
+        if not isinstance(output, ParseFailure)
+    ]
+    return sum(errors) / len(errors) if errors else None
+
+
+def text_agrees(text: str, verdict: float, phrases: dict[str, list[str]]) -> bool:
+    """Whether an evaluation's words belong to the band of its verdict."""
+    return any(words in text for words in phrases[band(round(verdict, 2))])

@@ -1,0 +1,67 @@
+"""Grouped-query attention over what a call brings and what the cache holds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nlrl.backbones.kv_cache import GrowingCache, KVCache
+from nlrl.backbones.rotary import angles
+
+
+class Context(NamedTuple):
+    """What every layer of one call needs beside the hidden states; made once a call by `context`."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    """bool `(batch, 1, time, keys)`, True = may attend. None: causal."""
+    cache: KVCache | GrowingCache | None
+    where: tuple[Tensor, Tensor] | None
+    """(row, slot) of every new token in the cache."""
+
+
+def context(position_ids: Tensor, turns: Tensor, mask=None, cache=None, slots=None) -> Context:
+    """Args: position_ids `(batch, time)`; turns: `rotary.frequencies`; mask, cache, slots as in `Backbone.hidden`."""
+    where = None if slots is None else (torch.arange(slots.shape[0], device=slots.device)[:, None], slots)
+    return Context(*angles(position_ids, turns), mask, cache, where)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context, scale: float | None = None) -> Tensor:
+    """Attention of one layer.
+
+    Args:
+        query: `(batch, time, heads, head_dim)`.
+        key, value: `(batch, time, kv_heads, head_dim)`; heads is a multiple of kv_heads.
+        scale: factor of the scores; None is `head_dim ** -0.5`.
+    Returns: `(batch, time, heads * head_dim)`.
+    """
+    if context.cache is None:
+        keys, values = key.transpose(1, 2), value.transpose(1, 2)
+    else:
+        keys, values = context.cache.write(layer, key, value, context.where)
+        query = query.to(keys.dtype)
+    if query.shape[1] == 1 and context.mask is not None:
+        return _attend_one(query, keys, values, context.mask, scale)
+    return _attend_all(query.transpose(1, 2), keys, values, context.mask, scale)
+
+
+def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    grouped = keys.shape[1] != query.shape[1]
+    if grouped and query.is_cuda and mask is not None:
+        # The CUDA kernels that take a mask take no groups; left grouped, the call would run as unfused arithmetic.
+        group = query.shape[1] // keys.shape[1]
+        keys, values, grouped = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), False
+    y = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
+    return y.transpose(1, 2).flatten(2)
+
+
+def _attend_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """One new token a row: the heads of a group become the queries of one head, so no key is copied."""
+    batch, _, heads, head_dim = query.shape
+    query = query.reshape(batch, keys.shape[1], -1, head_dim)
+    y = F.scaled_dot_product_attention(query, keys, values, mask, scale=scale)
+    return y.reshape(batch, 1, heads * head_dim)

@@ -1,0 +1,127 @@
+"""The one base class of our language models.
+
+1. A backbone is a `transformers` model: `from_pretrained`, `generate`, trainers and `save_pretrained` work.
+2. Beside `forward` it has two lean methods, `hidden` and `logits`. Samplers and trainers call them, since a trainer wants logits of
+   answer tokens only and a sampler wants the last token only, both without padding logic.
+3. Neither method looks at the values of tensors from Python, and every shape follows from the arguments' shapes: they can be
+   captured in a CUDA graph and compiled.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from nlrl.backbones.kv_cache import GrowingCache, KVCache
+
+__all__ = ["Backbone", "KVCache"]
+
+
+class Backbone(PreTrainedModel, GenerationMixin):
+    """A causal language model; subclasses give `hidden` and `logits`."""
+
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _skip_keys_device_placement = ("past_key_values",)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None = None,
+        cache: KVCache | GrowingCache | None = None,
+        slots: Tensor | None = None,
+    ) -> Tensor:
+        """Final hidden states, `(batch, time, width)`.
+
+        Args:
+            input_ids, position_ids: `(batch, time)` long.
+            mask: bool `(batch, 1, time, keys)`, True = may attend; every query must be allowed one key at least. None is plain
+                causal attention, and only without a cache.
+            cache: where keys and values go; keys is then `cache.length`.
+            slots: `(batch, time)` long: where on the cache's key axis this call writes.
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Unnormalised log-probabilities, `(..., vocab)`, of hidden states `(..., width)`."""
+        raise NotImplementedError
+
+    def new_cache(self, batch: int, length: int, device=None, dtype=None) -> KVCache:
+        """An empty cache of static shape; device and dtype default to the model's."""
+        c = self.config
+        return KVCache.zeros(
+            c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim, device or self.device, dtype or self.dtype
+        )
+
+    def after_step(self) -> None:
+        """Called after every optimizer step, and after weights were rounded; for models whose weights obey a constraint."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values=None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """The Hugging Face call.
+
+        Args:
+            input_ids: `(batch, time)`.
+            attention_mask: `(batch, past + time)`, 0 at padding; padding may be on either side.
+            position_ids: `(batch, time)`; by default the index among the tokens that are not padding.
+            labels: `(batch, time)`, -100 where there is nothing to learn; shifted here.
+            past_key_values: a Hugging Face `Cache`.
+            logits_to_keep: 0 for all, n for the last n positions, or indices.
+        """
+        if use_cache is None:
+            use_cache = bool(getattr(self.config, "use_cache", True)) and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None:
+            position_ids = _positions(input_ids, attention_mask, past)
+        hidden = self.hidden(
+            input_ids,
+            position_ids.expand(input_ids.shape),
+            _mask(input_ids, attention_mask, past),
+            None if past_key_values is None else GrowingCache(past_key_values),
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.logits(hidden[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values if use_cache else None)
+        return output if return_dict is not False else output.to_tuple()
+
+
+def _positions(input_ids: Tensor, attention_mask: Tensor | None, past: int) -> Tensor:
+    time = input_ids.shape[1]
+    if attention_mask is None or attention_mask.dim() != 2:
+        return torch.arange(past, past + time, device=input_ids.device)[None]
+    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)[:, -time:]
+
+
+def _mask(input_ids: Tensor, attention_mask: Tensor | None, past: int) -> Tensor | None:
+    """Causal and padding mask, `(batch, 1, time, past + time)`; None where plain causal attention is the same."""
+    batch, time = input_ids.shape
+    if attention_mask is not None and attention_mask.dim() == 4:
+        return attention_mask if attention_mask.dtype == torch.bool else attention_mask >= 0
+    if attention_mask is None and past == 0:
+        return None
+    keys = torch.arange(past + time, device=input_ids.device)
+    query = keys[past:, None]
+    causal = (keys <= query)[None, None]
+    if attention_mask is None:
+        return causal.expand(batch, 1, time, past + time)
+    # Padding queries see themselves, or their softmax would be over nothing.
+    return causal & attention_mask.bool()[:, None, None] | (keys == query)

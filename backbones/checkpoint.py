@@ -1,0 +1,137 @@
+"""Reading and writing the files of a checkpoint folder: config.json, model.safetensors, and the tokenizer's.
+
+Every way in which a folder can be wrong is an `NLRLError` that names the file, the tensor and what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from nlrl.errors import NLRLError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+VOCABULARY_KEY = "vocabulary"
+"""Of the weights' metadata: the fingerprint of the tokenizer they were saved with."""
+
+
+def read_json(path: Path) -> dict:
+    """Raises: NLRLError: the file is missing or no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NLRLError(f"{path} is missing: a checkpoint folder has a {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise NLRLError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise NLRLError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a folder, in one file or in the shards that an index names, and the (first) file's metadata.
+
+    Raises: NLRLError: a file is missing or torn.
+    """
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return _read_safetensors(folder / WEIGHTS)
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(read_json(folder / INDEX).get("weight_map", {}).values())):
+        tensors.update(_read_safetensors(folder / name)[0])
+    return tensors, {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.exists():
+        raise NLRLError(f"{path} is missing: weights are read from safetensors files only")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise NLRLError(f"{path} is torn or no safetensors file ({error}): copy or save it again") from None
+
+
+def build(model_class: type[PreTrainedModel], config, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype):
+    """A model in evaluation mode that holds the given tensors; draws no random number and fills no weight twice.
+
+    Raises: NLRLError: a tensor is missing, unknown or of another shape. source only serves the message.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+    _check_tensors(expected, tensors, source, config.model_type)
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def _check_tensors(expected: dict[str, tuple], tensors: dict[str, Tensor], source: Path, model_type: str) -> None:
+    for name, shape in expected.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            found = tuple(tensors[name].shape)
+            raise NLRLError(f"{source}: tensor {name} has shape {found}, but config.json asks for {shape}")
+    for problem, names in (("lacks", expected.keys() - tensors.keys()), ("holds", tensors.keys() - expected.keys())):
+        if names:
+            reason = "a part of" if problem == "lacks" else "which is no part of"
+            raise NLRLError(
+                f"{source} {problem} tensor {min(names)} ({len(names)} such in all), {reason} a {model_type!r} model of this config"
+            )
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
+    """Raises: NLRLError: a weight is not finite in the dtype asked for."""
+    rounded = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in rounded.items():
+        if not tensor.isfinite().all():
+            raise NLRLError(f"tensor {name} has values that {dtype} cannot hold (or NaN): save with dtype=torch.float32")
+    save_file(rounded, path, metadata={"format": "pt", **metadata})
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the name `folder`, in place of an older one, when the block ends well.
+
+    A process that dies in the block leaves the old folder as it was.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh = work / "new"
+        fresh.mkdir()
+        yield fresh
+        if folder.exists():
+            folder.rename(work / "old")
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Raises: NLRLError: there is none, or it cannot be read."""
+    try:
+        if (folder / "tokenizer.json").exists():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        if (folder / "tokenizer.model").exists():
+            return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise NLRLError(f"the tokenizer of {folder} cannot be read: {error}") from None
+    raise NLRLError(f"{folder / 'tokenizer.json'} is missing: a model is loaded with the tokenizer it was trained with")
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Equal for tokenizers that give every token the same number."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -1,0 +1,220 @@
+"""Prefill and decoding of one batch of prompts of different lengths.
+
+1. The token at position i of a row lives in slot i of its KV cache. Prompts are padded on the right; padding is written to slots
+   that the answer overwrites before anything attends to them, so `slot <= position` is the whole mask.
+2. `prefill` reads each distinct prompt once; `start` hands its keys and values to every row that asked for it.
+3. `decode_step` feeds each row its last token and draws the next. It works in place on static shapes and asks the host nothing: the
+   eager loop below and a CUDA graph (`decode_graphs`) run the same function.
+4. Rows start together, so one counter `step` serves all. Finished rows go on drawing tokens nobody reads, until the loop drops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from nlrl.backbones.kv_cache import KVCache
+from nlrl.backbones.sampler import Features, NumberTokens, Settings, choose
+
+Prompt = tuple[int, ...]
+Watch = Callable[["Batch"], Iterable[int]]
+"""Called now and then with the batch: returns rows (indices into `Batch.rows`) that the host wants finished."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What a decoding step needs beside the batch."""
+
+    model: torch.nn.Module
+    end_tokens: Tensor
+    """`(ends,)` int64."""
+    numbers: NumberTokens | None
+
+
+@dataclass
+class Answers:
+    """What was drawn, by original row."""
+
+    tokens: Tensor
+    """`(batch, max_tokens)` int64; what follows an end token is noise."""
+    logprobs: Tensor
+    """`(batch, max_tokens)` float32, under the model's own distribution at temperature 1."""
+    expectation: Tensor
+    """`(batch,)` float32, NaN until the row's first number."""
+
+    @classmethod
+    def empty(cls, batch: int, max_tokens: int, device) -> Answers:
+        return cls(
+            torch.zeros(batch, max_tokens, dtype=torch.int64, device=device),
+            torch.zeros(batch, max_tokens, device=device),
+            torch.full((batch,), torch.nan, device=device),
+        )
+
+
+@dataclass
+class Rows:
+    """The live part of a batch, one entry a row."""
+
+    settings: Settings
+    row: Tensor
+    """`(batch,)` int64: the row's place in `Answers`."""
+    ids: Tensor
+    """`(batch,)` int64: the token to be fed next."""
+    positions: Tensor
+    """`(batch,)` int64: its position, which is also its slot."""
+    finished: Tensor
+    """`(batch,)` bool."""
+    step: Tensor
+    """`()` int64: tokens drawn so far."""
+
+    def __len__(self) -> int:
+        return self.row.shape[0]
+
+    def select(self, keep: Tensor) -> Rows:
+        """A copy with the given rows only."""
+        settings = Settings(*(getattr(self.settings, f.name)[keep] for f in fields(Settings)))
+        return replace(
+            self, settings=settings, row=self.row[keep], ids=self.ids[keep], positions=self.positions[keep], finished=self.finished[keep]
+        )
+
+
+@dataclass
+class Batch:
+    """A batch between prefill and its last token."""
+
+    rows: Rows
+    answers: Answers
+    cache: KVCache
+    features: Features
+    max_tokens: int
+    """The largest limit of any row."""
+
+
+def cache_view(cache: KVCache, rows: slice, length: int) -> KVCache:
+    """The given rows and the first `length` slots of a cache, sharing its memory."""
+    return KVCache(cache.keys[:, rows, :, :length], cache.values[:, rows, :, :length])
+
+
+def passes(lengths: Sequence[int], tokens: int) -> list[slice]:
+    """Cuts consecutive rows of the given lengths into runs of at most `tokens` padded tokens each (one row at least)."""
+    cuts, start, longest = [], 0, 0
+    for i, length in enumerate(lengths):
+        longest = max(longest, length)
+        if i > start and (i + 1 - start) * longest > tokens:
+            cuts.append(slice(start, i))
+            start, longest = i, length
+    return [*cuts, slice(start, len(lengths))] if lengths else []
+
+
+def padded(rows: Sequence[Sequence[int]], device) -> Tensor:
+    """Right-padded with 0: int64 `(rows, longest)`."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *(0,) * (longest - len(row))] for row in rows], dtype=torch.int64).to(device)
+
+
+def prefill(model, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) -> Tensor:
+    """Writes the prompts' keys and values into `cache` and returns the logits after each prompt, float32 `(prompts, vocab)`."""
+    device = cache.keys.device
+    last = []
+    for rows in passes([len(p) for p in prompts], pass_tokens):
+        ids = padded(prompts[rows], device)
+        batch, time = ids.shape
+        positions = torch.arange(time, device=device).expand(batch, time)
+        causal = torch.ones(time, time, dtype=torch.bool, device=device).tril_().expand(batch, 1, time, time)
+        hidden = model.hidden(ids, positions, causal, cache_view(cache, rows, time), positions)
+        ends = torch.tensor([len(p) - 1 for p in prompts[rows]]).to(device)
+        last.append(hidden[torch.arange(batch, device=device), ends])
+    return model.logits(torch.cat(last)).float()
+
+
+def start(
+    decoder: Decoder, prompts: Sequence[Prompt], samplings: Sequence, seeds: Sequence[int], length: int | None, pass_tokens: int
+) -> Batch:
+    """Prefills the distinct prompts, hands them to their rows and draws every row's first token.
+
+    Args:
+        prompts, samplings, seeds: one each per row.
+        length: slots of the cache; None for the longest prompt only (the caller copies it into a longer one).
+    """
+    device = decoder.end_tokens.device
+    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
+    cache = decoder.model.new_cache(len(distinct), length or max(map(len, distinct)))
+    logits = prefill(decoder.model, list(distinct), cache, pass_tokens)
+    if len(distinct) < len(prompts):
+        fan_out = torch.tensor([distinct[prompt] for prompt in prompts]).to(device)
+        cache, logits = cache.select(fan_out), logits[fan_out]
+    max_tokens = max(s.max_tokens for s in samplings)
+    rows = Rows(
+        settings=Settings.of(samplings, seeds, device),
+        row=torch.arange(len(prompts), device=device),
+        ids=torch.zeros(len(prompts), dtype=torch.int64, device=device),
+        positions=torch.tensor([len(prompt) for prompt in prompts]).to(device),
+        finished=torch.zeros(len(prompts), dtype=torch.bool, device=device),
+        step=torch.zeros((), dtype=torch.int64, device=device),
+    )
+    batch = Batch(rows, Answers.empty(len(prompts), max_tokens, device), cache, Features.of(samplings), max_tokens)
+    emit(decoder, batch, logits)
+    return batch
+
+
+def emit(decoder: Decoder, batch: Batch, logits: Tensor) -> None:
+    """Draws every row's next token from float32 logits `(batch, vocab)` and notes it."""
+    rows, answers = batch.rows, batch.answers
+    token = choose(logits, rows.settings, rows.step, batch.features)
+    if batch.features.numbers and decoder.numbers is not None:
+        token = read_number(decoder.numbers, rows, answers, logits, token)
+    where = (rows.row, rows.step.expand(len(rows)))
+    answers.tokens.index_put_(where, token)
+    answers.logprobs.index_put_(where, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1))
+    rows.step.add_(1)
+    rows.finished.logical_or_((token[:, None] == decoder.end_tokens).any(-1)).logical_or_(rows.step >= rows.settings.limit)
+    rows.ids.copy_(token)
+
+
+def read_number(numbers: NumberTokens, rows: Rows, answers: Answers, logits: Tensor, token: Tensor) -> Tensor:
+    """Replaces the first number that a row would write by its expectation; all `(batch,)` but logits."""
+    noted = answers.expectation[rows.row]
+    first = rows.settings.wants_number & numbers.is_number[token] & noted.isnan() & ~rows.finished
+    expectation = numbers.expectation(logits)
+    answers.expectation.index_put_((rows.row,), torch.where(first, expectation, noted))
+    return torch.where(first, numbers.nearest(expectation, token), token)
+
+
+def decode_step(decoder: Decoder, batch: Batch, cache: KVCache) -> None:
+    """Feeds every row its last token and draws the next. cache: `batch.cache` or a view of its live slots."""
+    rows = batch.rows
+    positions = rows.positions[:, None]
+    mask = (torch.arange(cache.length, device=positions.device) <= positions)[:, None, None]
+    hidden = decoder.model.hidden(rows.ids[:, None], positions, mask, cache, positions)
+    rows.positions.add_(~rows.finished)
+    emit(decoder, batch, decoder.model.logits(hidden)[:, 0].float())
+
+
+def decode(decoder: Decoder, batch: Batch, watch: Watch | None, check_every: int) -> None:
+    """Draws tokens until every row is finished, eagerly. Finished rows are dropped once they are half of the batch."""
+    for step in range(1, batch.max_tokens):
+        if step % check_every == 0 or step == 1:
+            live = retire(batch, watch)
+            if live == 0:
+                return
+        longest = int(batch.rows.positions.max()) + 1 if batch.cache.keys.device.type == "cpu" else batch.cache.length
+        decode_step(decoder, batch, cache_view(batch.cache, slice(None), longest))
+
+
+def retire(batch: Batch, watch: Watch | None) -> int:
+    """Finishes what the host wants finished, drops finished rows if that halves the batch, and returns how many rows live."""
+    finish(batch, watch)
+    keep = (~batch.rows.finished).nonzero()[:, 0]
+    if 0 < 2 * len(keep) <= len(batch.rows):
+        batch.rows, batch.cache = batch.rows.select(keep), batch.cache.select(keep)
+    return len(keep)
+
+
+def finish(batch: Batch, watch: Watch | None) -> None:
+    """Marks the rows that `watch` names."""
+    rows = list(watch(batch)) if watch is not None else []
+    if rows:
+        batch.rows.finished[torch.tensor(rows, device=batch.rows.finished.device)] = True

@@ -1,0 +1,94 @@
+"""The one interface between the language roles and whatever answers them.
+
+A `LanguageModel` takes a batch of requests and returns one completion each, in order. Requests hold chat messages (rendered by the
+model's own template) or tokens; completions always hold tokens, so that what was sampled can be trained on without re-tokenising.
+This module imports no torch: a scripted model, an endpoint client and a test need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
+
+from nlrl.errors import NLRLError
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+class LanguageModelError(NLRLError):
+    """A model cannot answer at all (down, wrong key, out of budget). A bad *answer* is never an error; it is data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw the answer. `temperature == 0` is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    top_p: float = 1.0
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    expected_number: bool = False
+    """Decode the *first* signed two-decimal number of the answer (`+0.42`) as the expectation of the model's own distribution over
+    such numbers, then go on from there: the answer's words follow the number that was written. Removes the sampling noise of one
+    text and the mode bias of greedy decoding. Models that cannot do it (`LanguageModel.reads_expectations` is False) ignore it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt. Exactly one of `messages` and `tokens` is given."""
+
+    messages: tuple[Message, ...] = ()
+    tokens: tuple[int, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    """Equal (weights, prompt, sampling, seed) give equal answers, whatever else is in the batch (endpoints: where they support it)."""
+
+    def with_seed(self, seed: int) -> Request:
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer: tokens out, the log-probability of each sampled token, why it ended, and which weights spoke."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Natural log-probability of each token under the distribution it was sampled from at temperature 1 (before top-k/top-p)."""
+    finish_reason: FinishReason = "stop"
+    weight_version: str = ""
+    prompt_tokens: int = 0
+    expectation: float | None = None
+    """With `Sampling.expected_number`: the expectation itself, in full precision."""
+    error: str = ""
+    """Why `finish_reason` is "error" (a request that failed after its retries)."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """Anything that answers. Implementations: native (own backbones), vLLM, OpenAI-compatible endpoint, scripted."""
+
+    name: str
+    reads_expectations: bool
+
+    @property
+    def weight_version(self) -> str: ...
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answers every request, in order.
+
+        Raises:
+            LanguageModelError: the model cannot answer at all; nothing was returned.
+        """
+        ...

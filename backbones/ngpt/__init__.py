@@ -1,0 +1,1 @@
+"""nGPT, the normalised Transformer (arXiv 2410.01131)."""

@@ -1,0 +1,153 @@
+"""Supervised fine-tuning of a `Backbone` on token examples: the plain loop that critic and actor are trained with."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from nlrl.backbones.decoding import passes
+from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows
+from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
+from nlrl.errors import NLRLError
+
+Progress = Callable[[int, int], None]
+"""Called after each step with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class TrainMetrics:
+    """What one call of `Trainer.fit` did."""
+
+    loss: float
+    """Weighted mean cross-entropy of a target, nats, averaged over the steps of the last epoch."""
+    tokens: int
+    """Tokens read, prompts included, padding not; every epoch counts."""
+    steps: int
+    examples: int
+    seconds: float
+
+
+class Trainer:
+    """AdamW on one model. The optimizer's state survives between calls of `fit`; batches depend on the seed alone."""
+
+    def __init__(
+        self,
+        model,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        device: str | torch.device | None = None,
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        compile: bool = False,
+        graphs: bool = True,
+    ):
+        """
+        Args:
+            model: a `Backbone` with float32 weights; moved to `device`, by default its own. `model.no_weight_decay` switches decay off.
+            clip: largest gradient norm.
+            precision: "bf16" computes under autocast; "auto" does so on CUDA.
+            compile: `torch.compile` the loss. Pays for itself in minutes, not in seconds.
+            graphs: False never uses CUDA graphs.
+        """
+        if precision not in ("auto", "fp32", "bf16"):
+            raise NLRLError(f"precision is {precision!r}; it must be auto, fp32 or bf16")
+        self.model = model.to(device) if device is not None else model
+        self.device = next(model.parameters()).device
+        self.learning_rate = learning_rate
+        self.optimizer = make_optimizer(model, learning_rate, betas, weight_decay, self.device)
+        bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs)
+
+    def fit(
+        self,
+        examples: Sequence[TokenExample],
+        epochs: int = 1,
+        batch_size: int = 256,
+        seed: int = 0,
+        learning_rate: float | None = None,
+        progress: Progress | None = None,
+    ) -> TrainMetrics:
+        """Trains on every example once an epoch, in an order drawn from `seed`.
+
+        Args:
+            batch_size: examples a step at most; an epoch's steps are of equal size, give or take one.
+            learning_rate: for this call; by default the trainer's.
+        Raises:
+            NLRLError: there are no examples, or the loss stopped being a number.
+        """
+        if not examples:
+            raise NLRLError("Trainer.fit: there are no examples to train on")
+        began = time.monotonic()
+        set_learning_rate(self.optimizer, self.learning_rate if learning_rate is None else learning_rate)
+        was_training = self.model.training
+        self.model.train()
+        batches = [chunk for epoch in range(epochs) for chunk in _chunks(examples, batch_size, f"{seed}/{epoch}")]
+        per_epoch = len(batches) // epochs
+        for done, step in enumerate(self._prepared(batches), 1):
+            if done > len(batches) - per_epoch and (done - 1) % per_epoch == 0:
+                self._step.loss_sum.zero_()
+            self._step(step, masked=self.device.type != "cpu")
+            if progress is not None:
+                progress(done, len(batches))
+        self.model.train(was_training)
+        loss = float(self._step.loss_sum) / per_epoch
+        if loss != loss:
+            raise NLRLError("training diverged: the loss is not a number. Lower the learning rate")
+        tokens = epochs * sum(map(len, examples))
+        return TrainMetrics(loss, tokens, len(batches), epochs * len(examples), time.monotonic() - began)
+
+    def state_dict(self) -> dict:
+        """The optimizer's state (the model's weights are the model's to save)."""
+        return {"state": self.optimizer.state_dict()["state"]}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Restores what `state_dict` gave, from any device. Settings stay those of this trainer.
+
+        Raises:
+            NLRLError: the state belongs to a model of another shape.
+        """
+        shapes = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
+        for i, entry in state["state"].items():
+            if i >= len(shapes) or entry["exp_avg"].shape != shapes[i]:
+                raise NLRLError(f"optimizer state {i} has shape {tuple(entry['exp_avg'].shape)}: it belongs to another model")
+        groups = self.optimizer.state_dict()["param_groups"]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._step.forget_graphs()
+
+    def _prepared(self, batches: list[list[TokenExample]]):
+        """Each step's batch as `TrainStep` takes it: a few padded passes on a CPU, one packed block of equal shape elsewhere."""
+        if self.device.type == "cpu":
+            for batch in batches:
+                batch = sorted(batch, key=len)
+                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], 2048)]
+            return
+        row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
+        blocks = [pack(batch, row_length) for batch in batches]
+        rows = _round_up(max(len(block.tokens) for block in blocks), 16)
+        for block in blocks:
+            batch = TokenBatch.of(block)
+            yield [TokenBatch(*(_with_rows(tensor, rows) for tensor in batch))]
+
+
+def _chunks(examples: Sequence[TokenExample], batch_size: int, key: str) -> list[list[TokenExample]]:
+    order = list(range(len(examples)))
+    random.Random(key).shuffle(order)
+    count = -(-len(order) // batch_size)
+    return [[examples[i] for i in order[part::count]] for part in range(count)]
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _with_rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, 0, 0, rows - tensor.shape[0]))

@@ -1,0 +1,1 @@
+"""The control: a Llama-shaped decoder."""

@@ -1,0 +1,1 @@
+"""The residual step of nGPT, `y = unit(h + a * (unit(x) - h))`."""

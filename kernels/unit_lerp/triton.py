@@ -1,0 +1,101 @@
+"""The residual step of nGPT for CUDA: each program holds whole rows in registers, so every tensor is read and written once.
+
+The gradient of `a` is a sum over all tokens. Each program sums the rows it owns, a fixed set, and the partial sums are added in a
+fixed order afterwards: equal inputs give equal bits, which atomics would not.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS_PER_PROCESSOR = 4
+"""Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
+
+
+@triton.jit
+def _forward(h_ptr, x_ptr, a_ptr, y_ptr, x_scale_ptr, z_scale_ptr, width, tiny, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, block)
+    inside = column < width
+    at = row * width + column
+    h = tl.load(h_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    a = tl.load(a_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    x_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(x * x, 0), tiny))
+    z = h + a * (x * x_scale - h)
+    z_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(z * z, 0), tiny))
+    tl.store(y_ptr + at, (z * z_scale).to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(x_scale_ptr + row, x_scale)
+    tl.store(z_scale_ptr + row, z_scale)
+
+
+@triton.jit
+def _backward(
+    h_ptr, x_ptr, a_ptr, y_ptr, dy_ptr, x_scale_ptr, z_scale_ptr, dh_ptr, dx_ptr, da_ptr, rows, width, block: tl.constexpr
+):
+    program = tl.program_id(0)
+    column = tl.arange(0, block)
+    inside = column < width
+    a = tl.load(a_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    da = tl.zeros((block,), tl.float32)
+    at = program.to(tl.int64) * width + column
+    for row in range(program, rows, tl.num_programs(0)):
+        h = tl.load(h_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        y = tl.load(y_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        x_scale = tl.load(x_scale_ptr + row)
+        b = x * x_scale
+        dz = (dy - y * tl.sum(y * dy, 0)) * tl.load(z_scale_ptr + row)
+        db = a * dz
+        dx = (db - b * tl.sum(b * db, 0)) * x_scale
+        da += dz * (b - h)
+        tl.store(dh_ptr + at, (dz - db).to(dh_ptr.dtype.element_ty), mask=inside)
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+        at += tl.num_programs(0).to(tl.int64) * width
+    tl.store(da_ptr + program * width + column, da, mask=inside)
+
+
+class UnitLerp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h: Tensor, x: Tensor, a: Tensor) -> Tensor:
+        h, x, a = h.contiguous(), x.contiguous(), a.contiguous()
+        width, rows = h.shape[-1], h.numel() // h.shape[-1]
+        y = torch.empty_like(h)
+        x_scale, z_scale = h.new_empty((2, rows), dtype=torch.float32)
+        if rows:
+            with torch.cuda.device_of(h):
+                _forward[(rows,)](h, x, a, y, x_scale, z_scale, width, 1e-24, **_launch(width))
+        ctx.save_for_backward(h, x, a, y, x_scale, z_scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, x, a, y, x_scale, z_scale = ctx.saved_tensors
+        width, rows = h.shape[-1], h.numel() // h.shape[-1]
+        dh, dx = torch.empty_like(h), torch.empty_like(x)
+        da = h.new_zeros((min(rows, _programs(h.device)), width), dtype=torch.float32)
+        if rows:
+            tensors = (h, x, a, y, dy.contiguous(), x_scale, z_scale, dh, dx, da)
+            with torch.cuda.device_of(h):
+                _backward[(da.shape[0],)](*tensors, rows, width, **_launch(width))
+        return dh, dx, da.sum(0).to(a.dtype)
+
+
+def _launch(width: int) -> dict[str, int]:
+    """A warp reads 8 values a lane before a second one pays."""
+    block = triton.next_power_of_2(width)
+    return {"block": block, "num_warps": max(1, min(8, block // 256))}
+
+
+def _programs(device: torch.device) -> int:
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+    return PROGRAMS_PER_PROCESSOR * processors
+
+
+def unit_lerp(h: Tensor, x: Tensor, a: Tensor) -> Tensor:
+    """See `reference.unit_lerp`. float64 is summed in float32 here."""
+    return UnitLerp.apply(h, x, a)

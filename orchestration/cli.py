@@ -1,0 +1,199 @@
+"""The command line. Commands import what they need when they run, so that `nlrl --help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from nlrl.errors import NLRLError
+
+app = SubcommandApp()
+Where = tyro.conf.Positional
+
+
+@app.command(name="report")
+def report_command(run: Where[Path]) -> None:
+    """Prints a run's tables.
+
+    Args:
+        run: the run's folder.
+    """
+    from nlrl.orchestration.logs import console
+    from nlrl.orchestration.report import report
+
+    if not (run / "config.toml").exists():
+        raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
+    console().print(report(run))
+
+
+@app.command(name="eval")
+def eval_command(
+    agent: Where[str],
+    game: str = "tictactoe",
+    opponents: tuple[str, ...] = ("random", "first-move", "minimax"),
+    games: int = 1000,
+    temperature: float = 0.0,
+    seed: int = 0,
+    base_url: str = "",
+    out: Path | None = None,
+) -> None:
+    """Measures an agent: sampled games with intervals and, for small games played greedily, its exact results.
+
+    Args:
+        agent: a run's folder, a model folder or bundled name, or (with --base-url) a model's name at an endpoint.
+        game: the game, as in `tictactoe`.
+        opponents: whom it plays.
+        games: sampled games against each opponent, in seat-swapped pairs.
+        temperature: 0 is greedy.
+        seed: of the games.
+        base_url: an OpenAI-compatible endpoint.
+        out: write the figures here as JSON, too.
+    """
+    from nlrl.orchestration.evaluate_agent import evaluate_agent
+    from nlrl.orchestration.logs import console
+
+    console().print(evaluate_agent(agent, game, opponents, games, temperature, seed, base_url, out))
+
+
+@app.command(name="pretrain")
+def pretrain_command(
+    config: Where[Path], out: Path | None = None, seed: int | None = None, max_seconds: float | None = None
+) -> None:
+    """Makes a board-literate base: corpus, tokenizer, weights, report.
+
+    Args:
+        config: a file of configs/pretrain.
+        out: where to save it, instead of the config's folder.
+        seed: instead of the config's.
+        max_seconds: instead of the config's.
+    """
+    from nlrl.orchestration.logs import console
+    from nlrl.orchestration.pretrain import load_pretrain_config, run_pretraining
+
+    given = {"out": out, "seed": seed, "max_seconds": max_seconds}
+    report = run_pretraining(load_pretrain_config(config, **{k: v for k, v in given.items() if v is not None}))
+    console().print_json(data=report, default=str)
+
+
+@app.command(name="solve")
+def solve_command(game: Where[str], state: Where[str] = "") -> None:
+    """Prints the exact value of a position and of every legal move.
+
+    Args:
+        game: the game, as in `tictactoe`.
+        state: moves from the start, e.g. "1 5 9"; empty for the start.
+    """
+    from nlrl.orchestration.logs import console
+    from nlrl.orchestration.solve import solution
+
+    console().print(solution(game, state))
+
+
+@app.command(name="play")
+def play_command(game: Where[str] = "tictactoe", agent: str = "transformer-base", seat: int = 0) -> None:
+    """Plays against an agent on the terminal, with its arguments.
+
+    Args:
+        game: the game.
+        agent: a run's folder, a model folder or a bundled name.
+        seat: 0 moves first.
+    """
+    from nlrl.orchestration.play_terminal import play_terminal
+
+    play_terminal(game, agent, seat)
+
+
+@app.command(name="view")
+def view_command(runs: Where[Path] = Path("runs"), port: int = 8501) -> None:
+    """Opens the viewer in a browser.
+
+    Args:
+        runs: a folder of runs.
+        port: on this machine's loopback address.
+    """
+    from nlrl.ui.launch import view
+
+    view(runs, port)
+
+
+@app.command(name="verify")
+def verify_command(run: Where[Path]) -> None:
+    """Checks that a run's committed files are whole.
+
+    Args:
+        run: the run's folder.
+    """
+    from nlrl.orchestration.run_folder import verify
+
+    problems = verify(run)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise NLRLError(f"{run}: {len(problems)} problem(s)")
+    print(f"{run}: whole")
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """`nlrl run CONFIG [--field value ...]`: the file's values are the defaults of the command line's fields."""
+    from nlrl.orchestration.config import RunConfig, load_config, validated
+    from nlrl.orchestration.logs import console, setup_logging
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        default, rest = RunConfig(), ["--help"]
+        if len(arguments) > 1 and not arguments[1].startswith("-"):
+            default = load_config(Path(arguments[1]))
+    else:
+        default, rest = load_config(Path(arguments[0])), list(arguments[1:])
+    chosen = tyro.cli(
+        Annotated[RunConfig, tyro.conf.arg(name="")],
+        prog="nlrl run CONFIG",
+        description="Language policy iteration. CONFIG is a TOML file; every field can be overridden.",
+        default=default,
+        args=rest,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    config = validated(RunConfig, chosen.model_dump(), "command line")
+    setup_logging()
+    from nlrl.orchestration.loop import run
+    from nlrl.orchestration.report import report
+
+    folder = run(config)
+    console().print(report(folder.path))
+
+
+def main() -> None:
+    """Entry point of `nlrl`."""
+    sys.exit(run_cli(sys.argv[1:]))
+
+
+def run_cli(arguments: Sequence[str]) -> int:
+    """Runs one command; returns the exit code: 0, 2 for a mistake that the user can put right, 130 for Ctrl-C."""
+    try:
+        if arguments and arguments[0] == "run":
+            run_command(arguments[1:])
+        else:
+            _others(arguments)
+    except NLRLError as error:
+        print(f"nlrl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nlrl: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _others(arguments: Sequence[str]) -> None:
+    from nlrl.orchestration.logs import setup_logging
+
+    setup_logging()
+    if not arguments:
+        arguments = ["--help"]
+    if arguments[0] in ("-h", "--help"):
+        print("`nlrl run CONFIG [--field value ...]` runs language policy iteration; the other commands:\n")
+    run: Callable[..., Any] = app.cli
+    run(prog="nlrl", args=list(arguments))

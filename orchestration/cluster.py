@@ -1,0 +1,257 @@
+"""Workers, here or elsewhere: stages run alike in one process and on a Ray cluster.
+
+1. `spawn` puts an object to work and returns a handle; `handle.call("method", ...)` returns a future; calls to one
+   worker are answered one at a time, in order (unless it was spawned with `concurrency`).
+2. kind="inline" keeps the object in this process and answers at once: for tests, laptops and debuggers. kind="ray"
+   gives each object a process of its own, on any machine of the cluster, with its own CPUs and GPUs. Nothing else may
+   differ.
+3. What a worker raises, its constructor included, is raised again by the future's `result`, as itself.
+4. A worker that dies ends the stage with an error that names it. Nothing is retried behind the user's back (unless
+   `max_restarts` asks for it): records are safe, and rerunning the same command makes what is missing.
+
+Arguments are copied to Ray workers, so big ones that many calls share go through `put` once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, Protocol
+
+from nlrl.errors import NLRLError
+
+Kind = Literal["ray", "inline"]
+
+
+class Future(Protocol):
+    """An answer that may not be there yet."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Waits for the answer.
+
+        Args:
+            timeout: seconds; None waits for ever. Inline answers are always there.
+
+        Raises:
+            Exception: what the worker raised.
+            NLRLError: the worker died.
+            TimeoutError: not there in time.
+        """
+        ...
+
+
+class Handle(Protocol):
+    """A worker."""
+
+    name: str
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Future:
+        """Starts a method of the worker's object."""
+        ...
+
+    def close(self) -> None:
+        """Ends the worker and frees what it holds; a second call does nothing."""
+        ...
+
+
+class Cluster:
+    """Where workers live.
+
+    Args:
+        kind: "ray" or "inline".
+        address: of a running Ray cluster; "auto" finds one on this machine. None: the one named by RAY_ADDRESS, as
+            inside `ray job submit`, or else a local one that ends with `close`.
+        num_cpus: how many CPUs the local Ray may hand out (default: all).
+
+    Raises:
+        NLRLError: no Ray cluster answers at the address.
+    """
+
+    def __init__(self, kind: Kind = "ray", address: str | None = None, num_cpus: int | None = None):
+        self.kind: Kind = kind
+        self._backend = _backend(kind, address, num_cpus)
+        self._handles: list[Handle] = []
+
+    def spawn(
+        self,
+        cls: Callable[..., Any],
+        *args: Any,
+        num_cpus: float = 1,
+        num_gpus: float = 0,
+        name: str | None = None,
+        max_restarts: int = 0,
+        threads: int | None = None,
+        concurrency: int = 1,
+        **kwargs: Any,
+    ) -> Handle:
+        """Starts a worker around `cls(*args, **kwargs)`; returns before it is ready.
+
+        Args:
+            name: for error messages and logs.
+            max_restarts: how often a worker that died is made anew and its unanswered calls repeated; only for objects
+                whose calls may be repeated.
+            threads: for OpenMP and the like in that process (default: `num_cpus`).
+            concurrency: calls that may run at once, each in a thread of its own; the object must be made for it.
+
+        Raises:
+            NLRLError: the local machine does not have that many CPUs or GPUs left.
+        """
+        name = name or f"{getattr(cls, '__name__', 'worker')}-{len(self._handles)}"
+        host = (cls, name, args, kwargs)
+        handle = self._backend.spawn(host, num_cpus, num_gpus, max_restarts, threads, concurrency)
+        self._handles.append(handle)
+        return handle
+
+    def put(self, value: Any) -> Any:
+        """Something big to pass to many calls: a reference that Ray replaces by the value, inline the value itself. Not
+        to be changed by who receives it."""
+        return self._backend.put(value)
+
+    def gather(self, futures: Iterable[Future]) -> list[Any]:
+        """All results, in the order of the futures."""
+        return [future.result() for future in futures]
+
+    def map(self, handles: Sequence[Handle], method: str, items: Iterable[Any], max_in_flight: int = 2) -> list[Any]:
+        """Calls `method(item)` for every item on whichever worker is free; results in the order of the items."""
+        done = dict(self.map_unordered(handles, method, items, max_in_flight))
+        return [done[index] for index in range(len(done))]
+
+    def map_unordered(
+        self, handles: Sequence[Handle], method: str, items: Iterable[Any], max_in_flight: int = 2
+    ) -> Iterator[tuple[int, Any]]:
+        """As `map`, but yields (index of the item, result) as they come.
+
+        Args:
+            items: taken one by one, only when a worker is free.
+            max_in_flight: calls that one worker has at a time; 2 keeps the next item at hand while it works on one.
+        """
+        if not handles:
+            raise ValueError("no workers to map over")
+        free = deque(list(handles) * max_in_flight)
+        running: dict[Future, tuple[int, Handle]] = {}
+        for index, item in enumerate(items):
+            handle = free.popleft()
+            running[handle.call(method, item)] = index, handle
+            yield from self._collect(running, free, block=not free)
+        while running:
+            yield from self._collect(running, free, block=True)
+
+    def close(self) -> None:
+        """Ends all workers, and Ray if this object started it; a second call does nothing."""
+        for handle in self._handles:
+            handle.close()
+        self._handles.clear()
+        self._backend.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _collect(
+        self, running: dict[Future, tuple[int, Handle]], free: deque[Handle], block: bool
+    ) -> Iterator[tuple[int, Any]]:
+        for future in self._backend.wait(list(running), block):
+            index, handle = running.pop(future)
+            free.append(handle)
+            yield index, future.result()
+
+
+class Host:
+    """Holds a worker's object in its process. A constructor that fails is reported by the calls, which is where users
+    look."""
+
+    def __init__(self, cls: Callable[..., Any], name: str, /, *args: Any, **kwargs: Any):
+        self._name = name
+        self._failure: Exception | None = None
+        try:
+            self._object = cls(*args, **kwargs)
+        except Exception as error:
+            self._failure = error
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        if self._failure is not None:
+            raise self._failure
+        return getattr(self._object, method)(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return self._name  # what Ray puts before a worker's log lines
+
+
+Spawned = tuple[Callable[..., Any], str, tuple[Any, ...], dict[str, Any]]
+"""What a worker is made of: class, name, arguments."""
+
+
+class Backend(Protocol):
+    """What the two kinds of cluster have to offer."""
+
+    def spawn(
+        self, host: Spawned, num_cpus: float, num_gpus: float, max_restarts: int, threads: int | None, concurrency: int
+    ) -> Handle: ...
+
+    def put(self, value: Any) -> Any: ...
+
+    def wait(self, futures: list[Any], block: bool) -> list[Any]:
+        """Those that are done; with `block` at least one."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def _backend(kind: Kind, address: str | None, num_cpus: int | None) -> Backend:
+    if kind == "inline":
+        return _Inline()
+    if kind == "ray":
+        from nlrl.orchestration.ray_backend import RayBackend  # ray costs a second and 100 MB
+
+        return RayBackend(address, num_cpus)
+    raise NLRLError(f"cluster: kind is {kind!r}, must be 'ray' or 'inline'")
+
+
+# -- inline ------------------------------------------------------------------------------------------------------------
+class _Inline:
+    def spawn(
+        self, host: Spawned, num_cpus: float, num_gpus: float, max_restarts: int, threads: int | None, concurrency: int
+    ) -> InlineHandle:
+        return InlineHandle(*host)
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def wait(self, futures: list[InlineFuture], block: bool) -> list[InlineFuture]:
+        return futures
+
+    def close(self) -> None:
+        pass
+
+
+class InlineHandle:
+    """A worker in this process."""
+
+    def __init__(self, cls: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.name = name
+        self._host: Host | None = Host(cls, name, *args, **kwargs)
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> InlineFuture:
+        if self._host is None:
+            raise NLRLError(f"worker {self.name!r} is closed")
+        try:
+            return InlineFuture(self._host.call(method, *args, **kwargs), None)
+        except Exception as error:
+            return InlineFuture(None, error)
+
+    def close(self) -> None:
+        self._host = None
+
+
+class InlineFuture:
+    """An answer that is there."""
+
+    def __init__(self, value: Any, error: Exception | None):
+        self._value, self._error = value, error
+
+    def result(self, timeout: float | None = None) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value

@@ -1,0 +1,300 @@
+"""The one config of a run: a frozen tree of typed fields, read from TOML, overridden on the command line, written beside the results.
+
+The docstring under a field is its help text. Unknown keys and impossible values are refused before anything starts.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nlrl.errors import NLRLError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A frozen table of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class GameConfig(Section):
+    """The game that is played."""
+
+    name: str = "tictactoe"
+    """A registered game (`nlrl.envs.names()`)."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The game's own parameters."""
+
+
+class ModelConfig(Section):
+    """A language model and how it is reached."""
+
+    kind: Literal["native", "vllm", "openai", "scripted"] = "native"
+    """native: our own backbones; vllm: a Hugging Face folder served in this job; openai: any OpenAI-compatible endpoint; scripted: a
+    Python module with `make_model()` and `make_trainer()`, for tests."""
+    name: str = "transformer-base"
+    """native: a bundled name or a checkpoint folder. vllm: a model folder. openai: the model's name at the endpoint. scripted: a module,
+    such as nlrl.testing.by_rules."""
+    style: Literal["auto", "plain", "instruct"] = "auto"
+    """Prompt style; auto is plain for native models and instruct for the others."""
+    device: str = "auto"
+    """native: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of inference; auto is bfloat16 on a GPU and float32 on a CPU. Training keeps float32 weights."""
+    base_url: str = ""
+    """openai: address of the endpoint, such as http://127.0.0.1:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """openai: the environment variable that holds the key."""
+    max_tokens: int = Field(default=96, gt=0)
+    """Longest answer, in tokens."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to the client as they are (timeouts, memory limits, prices); see docs/language_models.md."""
+
+    @property
+    def prompt_style(self) -> str:
+        if self.style != "auto":
+            return self.style
+        return "plain" if self.trainable else "instruct"
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a run can train it."""
+        return self.kind in ("native", "scripted")
+
+    @model_validator(mode="after")
+    def _needs_url(self) -> Self:
+        if self.kind == "openai" and not self.base_url:
+            raise ValueError("base_url is needed with kind 'openai' (e.g. http://127.0.0.1:8000/v1)")
+        return self
+
+
+class RolloutConfig(Section):
+    """Games played to see what the policy does."""
+
+    games: int = Field(default=512, gt=0)
+    """Games an iteration; half of them in each seat."""
+    opponents: tuple[str, ...] = ("random",)
+    """One is drawn for each game and each continuation: random, first-move, minimax, epsilon(p,name), or self."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature of the policy in games."""
+    samples_per_state: int = Field(default=8, gt=0)
+    """Answers sampled for a state; games that meet the state draw among them, so an identical prompt is answered once."""
+    samples_at_start: int = Field(default=64, gt=0)
+    """The same for the first moves, which every game meets; falls by four with each move down to samples_per_state."""
+    retries: int = Field(default=1, ge=0)
+    """How often an unreadable or illegal answer is asked again before the game is forfeited."""
+    workers: int = Field(default=2, gt=0)
+    """Actors that play games."""
+
+
+class TargetConfig(Section):
+    """Texts the critic is trained on."""
+
+    kind: Literal["mc", "td"] = "mc"
+    """mc: G1 over retold games played on from (s, a). td: look-ahead, V of where it leads, G2, then G1."""
+    continuations: int = Field(default=8, ge=1, le=9)
+    """K: samples that one G1 prompt merges."""
+    lookahead: int = Field(default=2, ge=1)
+    """td: moves played before the critic evaluates."""
+    actions: Literal["legal", "visited"] = "legal"
+    """Which actions of a visited state get targets: every legal one (by true reset), or those that were played."""
+    texts_min: int = Field(default=2, ge=1)
+    """Fewest G1 texts for each (s, a)."""
+    texts_max: int = Field(default=8, ge=1)
+    """Most G1 texts for each (s, a)."""
+    texts_per_visit: float = Field(default=0.75, ge=0)
+    """Texts for (s, a) = texts_per_visit * sqrt(visits of s), between the bounds: evidence goes where games go."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.texts_min > self.texts_max:
+            raise ValueError(f"texts_min ({self.texts_min}) must not exceed texts_max ({self.texts_max})")
+        return self
+
+
+class TrainConfig(Section):
+    """Supervised fine-tuning of one network (critic or actor)."""
+
+    learning_rate: float = Field(default=7e-4, gt=0)
+    """Constant; AdamW."""
+    batch_size: int = Field(default=256, gt=0)
+    """Texts a step."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over the buffer each iteration."""
+    first_epochs: int = Field(default=2, gt=0)
+    """The same in the first iteration, when the network still knows nothing."""
+    buffer_iterations: int = Field(default=4, gt=0)
+    """Sets of this many last iterations are trained on, once the policy has settled."""
+    short_buffer_until: int = Field(default=2, ge=0)
+    """Up to this iteration only the newest set is used: while the policy changes fast, older sets are about another policy."""
+    replay_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Share of corpus examples (reading, counting, choosing; never playing) mixed in, so that the language does not drift."""
+    visit_weight: float = Field(default=0.0, ge=0)
+    """An example weighs visits ** visit_weight (at most 4)."""
+
+
+class ImprovementConfig(Section):
+    """The improvement operator I."""
+
+    candidates: Literal["legal", "sampled"] = "legal"
+    """legal: every legal move. sampled: the action-selection mask, the most frequent of the policy's own samples."""
+    mask_samples: int = Field(default=10, gt=0)
+    """sampled: answers drawn from the policy."""
+    mask_keep: int = Field(default=10, gt=0)
+    """sampled: the most frequent ones that stay candidates."""
+    verdict: Literal["expectation", "greedy", "mean"] = "expectation"
+    """How the critic is read: the expectation under its own distribution (with a text that agrees with it), its greedy text, or
+    the text nearest to the mean of several samples."""
+    mean_samples: int = Field(default=8, gt=1)
+    """mean: samples drawn."""
+
+
+class EvaluationConfig(Section):
+    """What is measured after every iteration."""
+
+    games: int = Field(default=400, ge=0)
+    """Sampled games against each opponent, in seat-swapped pairs on shared seeds; greedy, and again at the rollout's temperature."""
+    opponents: tuple[str, ...] = ("random", "first-move", "minimax")
+    """Exact outcomes are computed against each, too."""
+    value_states: int = Field(default=400, ge=0)
+    """Positions whose critic texts are compared with exact values; 0 for all that were visited."""
+    probes: tuple[str, ...] = ()
+    """Moves that lead to the positions of the diary, e.g. "1 5"; empty for the game's own list."""
+
+
+class ClusterConfig(Section):
+    """Where the actors live."""
+
+    kind: Literal["ray", "inline"] = "ray"
+    """ray: actors on a Ray cluster, a local one if there is none. inline: all in this process, for tests and debuggers."""
+    address: str | None = None
+    """A Ray cluster's address; the job's own cluster inside `ray job submit`."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of the model and the trainer; 0 takes the machine's cores."""
+
+
+Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]
+
+
+class RunConfig(Section):
+    """A run of language policy iteration."""
+
+    name: str = "run"
+    """Names the run in tables; part of every random key."""
+    out: Path = Path("runs/run")
+    """The run's folder. Running the same config on the same folder resumes it."""
+    seed: int = Field(default=0, ge=0)
+    """Every random number of the run derives from it."""
+    iterations: int = Field(default=6, gt=0)
+    """Language policy iterations."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Start no further iteration that would, at the pace so far, end later than this."""
+    control: Control = "none"
+    """A broken pipeline, to show what carries the result: G1 labels shuffled among (s, a), or evaluations shuffled among candidates."""
+    game: GameConfig = GameConfig()
+    model: ModelConfig = ModelConfig()
+    """The student: the bundled base that becomes actor and critic. Not native: it only plays and is not trained."""
+    teacher: ModelConfig | None = None
+    """Who answers G1, G2 and I; the untrained student if not given."""
+    rollout: RolloutConfig = RolloutConfig()
+    targets: TargetConfig = TargetConfig()
+    critic: TrainConfig = TrainConfig()
+    actor: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=128, epochs=3, first_epochs=6, buffer_iterations=3)
+    improvement: ImprovementConfig = ImprovementConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides the run folder."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not name or "/" in name:
+            raise ValueError("name must be a plain word without '/'")
+        return name
+
+
+VOLATILE = ("out", "cluster", "trackers", "iterations", "max_minutes", "model.device", "rollout.workers")
+"""Fields that do not change what a run computes: a folder may be resumed with other values of these."""
+
+
+def load_config(path: Path) -> RunConfig:
+    """Reads a run's config.
+
+    Raises:
+        NLRLError: the file is missing or not TOML, or a field is unknown or impossible (all of them are named).
+    """
+    return validated(RunConfig, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        NLRLError: no such file, or not TOML, with the line.
+    """
+    if not path.exists():
+        raise NLRLError(f"config file {path} does not exist")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise NLRLError(f"{path} is not valid TOML: {error}") from None
+
+
+def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
+    """Builds a config, turning every complaint into one line that names the field and what would be right."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise NLRLError(f"{source}: " + "; ".join(_complaint(model, e) for e in error.errors())) from None
+
+
+def _complaint(model: type[BaseModel], error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{field}'; known here: {', '.join(sorted(_fields_at(model, error['loc'][:-1])))}"
+    given = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{field or 'config'}: {error['msg']}{given}"
+
+
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    current: Any = model
+    for part in path:
+        annotation = current.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
+    return list(current.model_fields)
+
+
+def to_toml(config: BaseModel) -> str:
+    """The resolved config as TOML text that reads back equal."""
+    lines: list[str] = []
+    _write_table(lines, [], config.model_dump(mode="json", exclude_none=True))
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(lines: list[str], path: list[str], table: dict[str, Any]) -> None:
+    if path:
+        lines.append(f"\n[{'.'.join(path)}]")
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            lines.append(f"{key} = {_toml_value(value)}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _write_table(lines, [*path, key], value)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,122 @@
+"""Language policy iteration, from a config to a finished run.
+
+One iteration: rollout, targets, policy table, critic, improvement, actor, evaluation. Each stage commits before the next begins, and a
+committed stage is never done again, so running the same config on the same folder finishes whatever is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nlrl.errors import NLRLError
+from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
+from nlrl.orchestration.run_folder import RunFolder
+from nlrl.orchestration.session import Session, open_session
+from nlrl.orchestration.stages.evaluation import run_evaluation
+from nlrl.orchestration.stages.improvement import run_improvement
+from nlrl.orchestration.stages.policy_table import run_policy_table
+from nlrl.orchestration.stages.rollout import run_rollout
+from nlrl.orchestration.stages.targets import run_targets
+from nlrl.orchestration.stages.training import run_actor, run_critic
+from nlrl.orchestration.tracking import Tracker, make_tracker
+
+log = logging.getLogger(__name__)
+STAGES: tuple[tuple[str, Callable[[Session, int], Any]], ...] = (
+    ("rollout", run_rollout),
+    ("targets", run_targets),
+    ("policy", run_policy_table),
+    ("critic", run_critic),
+    ("improvement", run_improvement),
+    ("actor", run_actor),
+    ("evaluation", run_evaluation),
+)
+AGENT_FOLDER = "agent"
+
+
+def run(config: RunConfig) -> RunFolder:
+    """Runs (or resumes) language policy iteration; returns the run's folder, unlocked.
+
+    Raises:
+        NLRLError: the config and the folder do not agree, a model cannot be opened, an actor died, the disk is full.
+    """
+    values = config.model_dump(mode="json", exclude_none=True)
+    folder = RunFolder.open(config.out, values, to_toml(config), ignore=VOLATILE)
+    if not config.model.trainable:
+        folder.close()
+        raise NLRLError(
+            f"model.kind is '{config.model.kind}': only native models can be trained here; "
+            "name such a model under [teacher], or measure it as it is with `nlrl eval`"
+        )
+    try:
+        session = open_session(config, folder)
+    except BaseException:
+        folder.close()
+        raise
+    try:
+        tracker = make_tracker(config.trackers, folder.path, config=values)
+        try:
+            _iterate(session, tracker)
+        finally:
+            tracker.close()
+    finally:
+        session.close()
+    return folder
+
+
+def _iterate(session: Session, tracker: Tracker) -> None:
+    config, started, paces = session.config, time.monotonic(), list[float]()
+    run_evaluation(session, 0)
+    _track(session, tracker, 0, {})
+    for iteration in range(1, config.iterations + 1):
+        if config.max_minutes and paces:
+            projected = (time.monotonic() - started + max(paces)) / 60
+            if projected > config.max_minutes:
+                log.info("stopping before iteration %d: it would end after %.1f minutes", iteration, projected)
+                break
+        begun = time.monotonic()
+        seconds = _one(session, iteration)
+        paces.append(time.monotonic() - begun)
+        _track(session, tracker, iteration, seconds)
+    assert session.trainer is not None
+    session.trainer.call("export", "actor", str(session.folder.path / AGENT_FOLDER)).result()
+
+
+def _one(session: Session, iteration: int) -> dict[str, float]:
+    """All stages of one iteration; seconds by stage."""
+    seconds = {}
+    for name, stage in STAGES:
+        begun = time.monotonic()
+        stage(session, iteration)
+        seconds[f"seconds/{name}"] = time.monotonic() - begun
+    return seconds
+
+
+def _track(session: Session, tracker: Tracker, iteration: int, seconds: dict[str, float]) -> None:
+    from nlrl.orchestration.diary import FILE
+
+    metrics = {f"{s.name}/{k}": v for s in session.folder.stages() if s.iteration == iteration for k, v in _flat(s)}
+    stats = session.server.call("take_stats").result()
+    metrics |= {f"model/{key}": value for key, value in vars(stats).items()}
+    tracker.log(iteration, metrics | seconds)
+    tracker.text(iteration, "evaluations", (session.folder.path / FILE).read_text())
+    exact = session.folder.stage(iteration, "evaluation").load()["metrics"]["exact"]["against"]
+    summary = ", ".join(f"{name} {r['win']:.3f}/{r['draw']:.3f}/{r['loss']:.3f}" for name, r in exact.items())
+    log.info("iteration %d: exact win/draw/loss against %s; %.0f s", iteration, summary, sum(seconds.values()))
+
+
+def _flat(stage: Any) -> list[tuple[str, float]]:
+    """A stage's numbers under dotted names."""
+    out: list[tuple[str, float]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}/{key}" if prefix else key, inner)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            out.append((prefix, value))
+
+    walk("", stage.load()["metrics"] if stage.is_committed() else {})
+    return out

@@ -1,0 +1,151 @@
+"""Language policies at play: many whole games at once, the model asked for all waiting games in one batch.
+
+1. A `PolicyPool` holds the answers a policy gave in each state, at most `samples_per_state` of them, each asked for the first time some
+   game needs it. A game draws among them with its own generator, so its course depends on its key alone, and an identical prompt is
+   answered once.
+2. `play` moves all games forward in lock-step: one batch to each kind of player a turn.
+3. A policy that gives no legal answer after its retries forfeits. Nothing is ever replaced by a random move.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nlrl.agents.asking import Reply, ask
+from nlrl.agents.roles import Choice, PolicyRole, StateInput
+from nlrl.backbones.language_model import LanguageModel, Sampling
+from nlrl.envs.game import Game
+from nlrl.envs.opponents import Opponent
+from nlrl.envs.random import Rng, derive_seed
+
+SELF = "self"
+
+
+class PolicyPool:
+    """Answers of one policy, by state and sample number."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        role: PolicyRole,
+        sampling: Sampling,
+        seed: int,
+        samples_per_state: int = 1,
+        samples_at_start: int = 1,
+        retries: int = 1,
+    ):
+        self._model, self._role, self._sampling, self._seed = model, role, sampling, seed
+        self._per_state, self._at_start, self._retries = samples_per_state, samples_at_start, retries
+        self._replies: dict[tuple[Any, int], Reply[Choice]] = {}
+
+    def size(self, ply: int) -> int:
+        """How many answers are sampled for a state met after `ply` moves; greedy policies need one."""
+        if self._sampling.temperature == 0:
+            return 1
+        return max(self._per_state, self._at_start >> (2 * ply))
+
+    def draw(self, states: Sequence[Any], plies: Sequence[int], rngs: Sequence[Rng]) -> list[Reply[Choice]]:
+        """One answer for each waiting game."""
+        keys = [(s, rng.below(self.size(ply))) for s, ply, rng in zip(states, plies, rngs, strict=True)]
+        self._fetch(keys)
+        return [self._replies[key] for key in keys]
+
+    def table(self, states: Sequence[Any], plies: Sequence[int]) -> list[Counter[int | None]]:
+        """All sampled moves of each state, counted; None counts forfeits."""
+        groups = [[(s, i) for i in range(self.size(ply))] for s, ply in zip(states, plies, strict=True)]
+        self._fetch([key for group in groups for key in group])
+        return [Counter(_action(self._replies[key]) for key in group) for group in groups]
+
+    def _fetch(self, keys: Sequence[tuple[Any, int]]) -> None:
+        missing = [key for key in dict.fromkeys(keys) if key not in self._replies]
+        if not missing:
+            return
+        seeds = [derive_seed(self._seed, self._role.game.to_text(state), sample) for state, sample in missing]
+        inputs = [StateInput(state) for state, _ in missing]
+        replies = ask(self._model, self._role, inputs, self._sampling, seeds, self._retries)
+        self._replies.update(zip(missing, replies, strict=True))
+
+
+def _action(reply: Reply[Choice]) -> int | None:
+    return None if reply.output is None else reply.output.action
+
+
+@dataclass(slots=True)
+class Play:
+    """One game on its way: where it stands, who plays, what was said."""
+
+    state: Any
+    seat: int
+    """The player that the policy under study plays."""
+    opponent: str
+    rng: Rng
+    ply: int = 0
+    actions: list[int] = field(default_factory=list)
+    replies: dict[int, Reply[Choice]] = field(default_factory=dict)
+    """The policy's answers by index into `actions`; a forfeit's index is one past the end."""
+    forfeited_by: int | None = None
+
+    def result(self, game: Game[Any]) -> str:
+        """win, draw, loss or forfeit, for the policy under study (an opponent's forfeit is a win)."""
+        if self.forfeited_by is not None:
+            return "forfeit" if self.forfeited_by == self.seat else "win"
+        value = game.returns(self.state)[self.seat]
+        return "win" if value > 0 else "loss" if value < 0 else "draw"
+
+
+def play(
+    game: Game[Any],
+    plays: Sequence[Play],
+    pool: PolicyPool,
+    opponents: dict[str, Opponent],
+    keep_replies: bool = True,
+    longest: int | None = None,
+) -> None:
+    """Plays every game to its end (or until it has `longest` moves), in place.
+
+    Args:
+        pool: the policy under study; opponent `self` plays it too.
+        opponents: by name, for every other opponent the games name.
+    """
+
+    def goes_on(p: Play) -> bool:
+        cut = longest is not None and len(p.actions) >= longest
+        return p.forfeited_by is None and not cut and not game.is_terminal(p.state)
+
+    waiting = [p for p in plays if goes_on(p)]
+    while waiting:
+        ours, others = [], {}
+        for p in waiting:
+            if game.current_player(p.state) == p.seat or p.opponent == SELF:
+                ours.append(p)
+            else:
+                others.setdefault(p.opponent, []).append(p)
+        _policy_turn(game, ours, pool, keep_replies)
+        for name, group in others.items():
+            moves = opponents[name].choose([p.state for p in group], [p.rng for p in group])
+            for p, move in zip(group, moves, strict=True):
+                _advance(game, p, move)
+        waiting = [p for p in waiting if goes_on(p)]
+
+
+def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_replies: bool) -> None:
+    if not plays:
+        return
+    replies = pool.draw([p.state for p in plays], [p.ply for p in plays], [p.rng for p in plays])
+    for p, reply in zip(plays, replies, strict=True):
+        player = game.current_player(p.state)
+        if keep_replies and player == p.seat:
+            p.replies[len(p.actions)] = reply
+        if reply.output is None:
+            p.forfeited_by = player
+        else:
+            _advance(game, p, reply.output.action)
+
+
+def _advance(game: Game[Any], p: Play, action: int) -> None:
+    p.actions.append(action)
+    p.ply += 1
+    p.state = game.apply(p.state, action, p.rng).state

@@ -1,0 +1,154 @@
+"""`nlrl pretrain CONFIG`: makes a board-literate base from nothing: corpus, tokenizer, weights, and a report of what it can do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nlrl.agents.corpus import CorpusSettings, examples
+from nlrl.agents.corpus.tokens import ATOMS, atom_texts
+from nlrl.errors import NLRLError
+from nlrl.orchestration.config import validated
+
+if TYPE_CHECKING:
+    from nlrl.backbones.packing import TokenExample
+
+log = logging.getLogger(__name__)
+ENCODE_AT_ONCE = 512
+TOKENIZER_TEXTS = 40_000
+
+
+class PretrainConfig(BaseModel):
+    """Everything that decides a base model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    out: Path
+    """Folder of the finished model."""
+    model_type: Literal["transformer", "ngpt"] = "transformer"
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the backbone's config (hidden_size, num_hidden_layers, ...)."""
+    game: str = "tictactoe"
+    facts: bool = True
+    """False: no sentence about winning cells (an ablation)."""
+    vocab_size: int = Field(default=1024, gt=300, le=2048)
+    seed: int = 0
+    device: str = "auto"
+    steps: int = Field(default=6000, gt=0)
+    max_seconds: float | None = None
+    """Stop after this long; the learning rate then follows the clock."""
+    rows: int = Field(default=192, gt=0)
+    row_length: int = Field(default=512, gt=0)
+    peak_lr: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=150, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    workers: int = Field(default=12, ge=0)
+    study_prompts: int = Field(default=1000, ge=0)
+    """Held-out prompts of each role in the report written beside the weights."""
+    tokenizer: Path | None = None
+    """Folder of an existing tokenizer to use instead of training one."""
+
+
+def load_pretrain_config(path: Path, **overrides: Any) -> PretrainConfig:
+    """Reads and checks a pretraining config.
+
+    Raises:
+        NLRLError: no such file, or a field that is unknown or out of range, by name.
+    """
+    if not path.exists():
+        raise NLRLError(f"config file {path} does not exist")
+    return validated(PretrainConfig, tomllib.loads(path.read_text()) | overrides, str(path))
+
+
+def token_stream(
+    tokenizer: Any, settings: CorpusSettings, worker: int, num_workers: int, seed: int
+) -> Iterator[TokenExample]:
+    """The corpus as tokens, for one loader process."""
+    from nlrl.backbones.packing import TokenExample
+
+    stream = examples(settings, seed, worker)
+    while True:
+        batch = list(islice(stream, ENCODE_AT_ONCE))
+        prompts = tokenizer([f"<bos>{e.messages[-1].content}<answer>" for e in batch], add_special_tokens=False)
+        answers = tokenizer([f"{e.completion}<eos>" for e in batch], add_special_tokens=False)
+        for prompt, answer in zip(prompts.input_ids, answers.input_ids, strict=True):
+            yield TokenExample(tuple(prompt), tuple(answer))
+
+
+def make_tokenizer(config: PretrainConfig) -> Any:
+    """Trains the tokenizer on the corpus, or loads the one the config names."""
+    from nlrl.backbones.tokenizer import load_tokenizer, train_tokenizer
+
+    if config.tokenizer is not None:
+        return load_tokenizer(config.tokenizer)
+    sample = islice(examples(CorpusSettings(config.game, config.facts), config.seed), TOKENIZER_TEXTS)
+    texts = (text for example in sample for text in (example.messages[-1].content, example.completion))
+    return train_tokenizer(texts, ATOMS, atom_texts(), config.vocab_size)
+
+
+def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
+    """Pretrains a base, saves it to `config.out` and returns its report (also written there as `report.json`)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import nlrl.backbones  # noqa: F401  (registers the backbones)
+    from nlrl.backbones.loading import save
+    from nlrl.backbones.pretraining import PretrainSettings, pretrain
+
+    device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = make_tokenizer(config)
+    architecture = {"vocab_size": len(tokenizer)} | config.architecture
+    model_config = AutoConfig.for_model(config.model_type, **architecture)
+    torch.manual_seed(config.seed)
+    model = AutoModelForCausalLM.from_config(model_config).to(device)
+    settings = PretrainSettings(
+        steps=config.steps, max_seconds=config.max_seconds, rows=config.rows, row_length=config.row_length,
+        peak_lr=config.peak_lr, warmup=config.warmup, betas=config.betas, weight_decay=config.weight_decay,
+        seed=config.seed, workers=config.workers,
+    )  # fmt: skip
+    corpus = CorpusSettings(config.game, config.facts)
+    stream = partial(_stream_for, tokenizer, corpus)
+    metrics = pretrain(model, tokenizer, stream, settings, lambda line: log.info("%s", line))
+    save(model, tokenizer, config.out)
+    report = {"config": json.loads(config.model_dump_json()), "training": _plain(metrics), "roles": {}}
+    report["parameters"] = sum(p.numel() for p in model.parameters())
+    write_report(config.out, report)
+    if config.study_prompts:
+        report["roles"] = study_saved(config.out, config, device)
+        write_report(config.out, report)
+    return report
+
+
+def study_saved(folder: Path, config: PretrainConfig, device: str) -> dict[str, Any]:
+    """Scores a saved base on held-out prompts."""
+    from nlrl.agents.corpus.study import study
+    from nlrl.backbones.loading import load
+    from nlrl.backbones.native import NativeLanguageModel
+
+    model, tokenizer = load(str(folder), device=device)
+    native = NativeLanguageModel(model, tokenizer, name=str(folder))
+    scores = study(native, CorpusSettings(config.game, config.facts), config.study_prompts, seed=config.seed + 1)
+    return {role: asdict(score) for role, score in scores.items()}
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """Writes `report.json` beside the weights."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def _stream_for(tokenizer: Any, corpus: CorpusSettings, worker: int, num_workers: int, seed: int) -> Iterator[Any]:
+    return token_stream(tokenizer, corpus, worker, num_workers, seed)
+
+
+def _plain(metrics: Any) -> Any:
+    return asdict(metrics) if hasattr(metrics, "__dataclass_fields__") else dict(metrics)

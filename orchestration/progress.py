@@ -1,0 +1,129 @@
+"""How far a stage is: a bar on a terminal, a log line now and then everywhere else (a job's log, a pipe, CI)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from nlrl.orchestration.logs import console
+
+if TYPE_CHECKING:
+    import rich.progress
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this variable in the entrypoint of a submitted job."""
+
+
+class Progress(Protocol):
+    """Use as a context manager: `with progress("rollout", 512) as bar: bar.advance()`."""
+
+    def advance(self, steps: int = 1) -> None:
+        """So many more are done."""
+        ...
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def progress(name: str, total: int, done: int = 0, every: float = 30.0) -> Progress:
+    """A progress display for `total` things, of which a resumed stage may have `done` some already.
+
+    Args:
+        every: seconds between log lines where there is no terminal.
+    """
+    if console().is_terminal and _RAY_JOB not in os.environ:
+        return _Bar(name, total, done)
+    return _Lines(name, total, done, every)
+
+
+def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` while showing how many there have been."""
+    items = items if total is not None else list(items)
+    with progress(name, total if total is not None else len(items)) as bar:  # type: ignore[arg-type]
+        for item in items:
+            yield item
+            bar.advance()
+
+
+class _Bar:
+    """A line of the display that all bars of this process share: a terminal can be redrawn by one only."""
+
+    _display: rich.progress.Progress | None = None
+    _open = 0
+    _guard = threading.Lock()
+
+    def __init__(self, name: str, total: int, done: int):
+        self._name, self._total, self._done = name, total, done
+
+    def advance(self, steps: int = 1) -> None:
+        assert _Bar._display is not None, "advance inside the with block"
+        _Bar._display.advance(self._task, steps)
+
+    def __enter__(self) -> _Bar:
+        with _Bar._guard:
+            if _Bar._display is None:
+                _Bar._display = _new_display()
+                _Bar._display.start()
+            _Bar._open += 1
+            self._task = _Bar._display.add_task(self._name, total=self._total, completed=self._done)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _Bar._guard:
+            _Bar._open -= 1
+            if _Bar._open == 0 and _Bar._display is not None:
+                _Bar._display.stop()
+                _Bar._display = None
+
+
+class _Lines:
+    """Log lines at the start, at intervals, and at the end."""
+
+    def __init__(self, name: str, total: int, done: int, every: float):
+        self._name, self._total, self._done, self._every = name, total, done, every
+        self._first = done
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        if time.monotonic() >= self._next:
+            self._say()
+
+    def __enter__(self) -> _Lines:
+        self._start = time.monotonic()
+        self._say()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._say()
+
+    def _say(self) -> None:
+        now = time.monotonic()
+        self._next = now + self._every
+        _log.info("%s: %d of %d%s", self._name, self._done, self._total, self._pace(now - self._start))
+
+    def _pace(self, seconds: float) -> str:
+        made = self._done - self._first
+        if not made:
+            return ""
+        left = (self._total - self._done) * seconds / made
+        return f", {seconds:.0f} s" + (f", about {left:.0f} s left" if left > 0 else "")
+
+
+def _new_display() -> rich.progress.Progress:
+    from rich import progress as bars
+
+    return bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        console=console(),
+    )

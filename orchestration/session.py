@@ -1,0 +1,165 @@
+"""Everything a run holds while it is running: its config and folder, its actors, its roles, and which policy is current."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nlrl.agents.roles import Roles
+from nlrl.backbones.language_model import LanguageModel, Sampling
+from nlrl.envs import make
+from nlrl.envs.game import Game
+from nlrl.envs.random import derive_seed
+from nlrl.orchestration.cluster import Cluster, Handle
+from nlrl.orchestration.config import RunConfig
+from nlrl.orchestration.models import scripted_module
+from nlrl.orchestration.run_folder import RunFolder
+from nlrl.orchestration.server import BASE, PARTS, ModelServer, ServedModel
+from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
+from nlrl.orchestration.worker import RolloutWorker
+
+ACTOR, CRITIC = PARTS
+
+
+@dataclass
+class Session:
+    """A run in progress. Made by `open_session`."""
+
+    config: RunConfig
+    folder: RunFolder
+    cluster: Cluster
+    game: Game[Any]
+    student_roles: Roles
+    teacher_roles: Roles
+    server: Handle
+    student: ServedModel
+    teacher: LanguageModel
+    workers: list[Handle]
+    trainer: Handle | None
+    versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
+    """Which weight version plays which part now; `base` until it is first trained."""
+
+    @property
+    def actor(self) -> ServedModel:
+        return self._part(ACTOR)
+
+    @property
+    def critic(self) -> ServedModel:
+        return self._part(CRITIC)
+
+    def _part(self, part: str) -> ServedModel:
+        return self.student if self.versions[part] == BASE else self.student.with_weights(part)
+
+    def seed(self, *keys: int | str) -> int:
+        """A seed for a purpose, derived from the run's own."""
+        return derive_seed(self.config.name, self.config.seed, *keys)
+
+    def sampling(self, temperature: float, expected_number: bool = False) -> Sampling:
+        """Sampling for the student."""
+        return Sampling(
+            temperature=temperature, max_tokens=self.config.model.max_tokens, expected_number=expected_number
+        )
+
+    @property
+    def teacher_sampling(self) -> Sampling:
+        """Greedy, for G1, G2 and I."""
+        return Sampling(temperature=0.0, max_tokens=(self.config.teacher or self.config.model).max_tokens)
+
+    def install(self, network: Network, iteration: int) -> None:
+        """Makes a network that the trainer holds the one that answers, as version `actor@3`."""
+        assert self.trainer is not None
+        version = f"{network}@{iteration}"
+        self.server.call("put_weights", network, version, self.trainer.call("weights", network).result()).result()
+        self.versions[network] = version
+
+    def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
+        """Reads a committed network back after a restart."""
+        assert self.trainer is not None
+        self.trainer.call("load", network, str(stage_dir / WEIGHTS_FILE)).result()
+        self.install(network, iteration)
+
+    def close(self) -> None:
+        self.cluster.close()
+        self.folder.close()
+
+
+def threads_of(config: RunConfig) -> int:
+    """CPU threads for the model and the trainer, which take turns."""
+    return config.cluster.threads or (os.cpu_count() or 1)
+
+
+def open_session(config: RunConfig, folder: RunFolder) -> Session:
+    """Starts the actors of a run.
+
+    Raises:
+        NLRLError: the game or a model cannot be opened.
+    """
+    game = make(config.game.name, **config.game.params)
+    student_roles = Roles(game, config.model.prompt_style)
+    teacher_config = config.teacher or config.model
+    cluster = Cluster(config.cluster.kind, address=config.cluster.address)
+    try:
+        return _start(config, folder, cluster, game, student_roles, Roles(game, teacher_config.prompt_style))
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def _start(
+    config: RunConfig, folder: RunFolder, cluster: Cluster, game: Game[Any], student_roles: Roles, teacher_roles: Roles
+) -> Session:
+    threads, on_gpu = threads_of(config), _uses_gpu(config)
+    share = 0.5 if on_gpu else 0  # server and trainer take turns on one GPU
+    server = cluster.spawn(
+        ModelServer, config.model, threads, num_cpus=0, num_gpus=share, threads=threads, concurrency=64, name="model"
+    )
+    student = ServedModel(server)
+    teacher: LanguageModel = student
+    if config.teacher is not None:
+        teacher = ServedModel(
+            cluster.spawn(
+                ModelServer, config.teacher, threads, num_cpus=0, threads=threads, concurrency=64, name="teacher"
+            )
+        )
+    trainer = None
+    if config.model.kind == "scripted":
+        trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
+    elif config.model.kind == "native":
+        trainer = cluster.spawn(
+            TrainerActor,
+            config.model.name,
+            config.model.device,
+            threads,
+            num_cpus=0,
+            num_gpus=share,
+            threads=threads,
+            name="trainer",
+        )
+    session = Session(
+        config, folder, cluster, game, student_roles, teacher_roles, server, student, teacher, [], trainer
+    )
+    session.workers = [
+        cluster.spawn(
+            RolloutWorker,
+            game.spec,
+            student.with_weights(ACTOR),
+            config.model.prompt_style,
+            config.model.max_tokens,
+            config.rollout,
+            session.seed("policy"),
+            num_cpus=0,
+            name=f"rollout-{index}",
+        )
+        for index in range(config.rollout.workers)
+    ]
+    return session
+
+
+def _uses_gpu(config: RunConfig) -> bool:
+    if config.model.kind != "native" or config.model.device == "cpu":
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,131 @@
+"""Stage 4, improvement: in each visited state the critic evaluates candidate moves, and I argues and chooses among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from nlrl.agents.asking import ask
+from nlrl.agents.metrics.leaks import find_leaks
+from nlrl.agents.roles import ActionInput, CandidatesInput, Evaluation
+from nlrl.envs.random import Rng
+from nlrl.orchestration.progress import progress
+from nlrl.orchestration.records import record_key
+from nlrl.orchestration.session import ACTOR, CRITIC, Session
+from nlrl.orchestration.stages import rollout
+from nlrl.orchestration.stages.rollout import Visit, chunks, visits
+from nlrl.orchestration.worker import TableJob
+
+NAME = "improvement"
+STATES_AT_ONCE = 1024
+
+
+def run_improvement(session: Session, iteration: int) -> None:
+    """Improves the policy in every visited state and commits the choices."""
+    stage = session.folder.stage(iteration, NAME)
+    if stage.is_committed():
+        return
+    visited = visits(session.game, session.folder.stage(iteration, rollout.NAME).records())
+    keys = {state: _key(session, iteration, state) for state in visited}
+    owed = set(stage.owed(keys.values()))
+    waiting = [state for state in visited if keys[state] in owed]
+    with stage.writer("choices") as writer, progress(f"iteration {iteration}: improvement", len(visited)) as bar:
+        bar.advance(len(visited) - len(waiting))
+        for group in chunks(waiting, STATES_AT_ONCE):
+            writer.write_many(_improve(session, iteration, group, visited, keys))
+            writer.flush()
+            bar.advance(len(group))
+    stage.commit(_summary(list(stage.records())))
+
+
+def _key(session: Session, iteration: int, state: Any) -> str:
+    return record_key("improvement", session.config.name, session.config.seed, iteration, session.game.to_text(state))
+
+
+def _improve(
+    session: Session, iteration: int, states: Sequence[Any], visited: dict[Any, Visit], keys: dict[Any, str]
+) -> list[dict[str, Any]]:
+    candidates = _candidates(session, states, visited)
+    evaluations = evaluate_moves(
+        session, [(s, a) for s, actions in zip(states, candidates, strict=True) for a in actions]
+    )
+    inputs, kept = [], []
+    for state, actions in zip(states, candidates, strict=True):
+        found = [(a, e) for a in actions if (e := evaluations[(state, a)]) is not None]
+        rng = Rng(session.seed("candidates", iteration, session.game.to_text(state)))
+        shuffled = rng.shuffled(found)
+        if session.config.control == "shuffled_evaluations":
+            texts = rng.shuffled([e for _, e in shuffled])
+            shuffled = [(a, e) for (a, _), e in zip(shuffled, texts, strict=True)]
+        if shuffled:
+            inputs.append(CandidatesInput(state, tuple(shuffled)))
+            kept.append(state)
+    replies = ask(session.teacher, session.teacher_roles.improvement, inputs, session.teacher_sampling)
+    return [
+        {
+            "schema": 1,
+            "kind": "improvement",
+            "key": keys[state],
+            "iteration": iteration,
+            "state": session.game.to_text(state),
+            "ply": visited[state].ply,
+            "visits": visited[state].count,
+            "critic": session.versions[CRITIC],
+            "candidates": [{"action": a, "text": e.text, "verdict": e.verdict} for a, e in inp.candidates],
+            "unread": len(candidates[states.index(state)]) - len(inp.candidates),
+            "action": reply.output.action if reply.output else None,
+            "text": reply.completion.text,
+            "failures": [failure.reason for failure in reply.failures],
+        }
+        for state, inp, reply in zip(kept, inputs, replies, strict=True)
+    ]
+
+
+def _candidates(session: Session, states: Sequence[Any], visited: dict[Any, Visit]) -> list[tuple[int, ...]]:
+    config = session.config.improvement
+    if config.candidates == "legal":
+        return [session.game.legal_actions(state) for state in states]
+    plies = [visited[state].ply for state in states]
+    job = TableJob(session.versions[ACTOR], session.config.rollout.temperature, states, plies)
+    tables: list[Counter[int | None]] = session.workers[0].call("policy_table", job).result()
+    return [tuple(a for a, _ in table.most_common() if a is not None)[: config.mask_keep] for table in tables]
+
+
+def evaluate_moves(session: Session, pairs: Sequence[tuple[Any, int]]) -> dict[tuple[Any, int], Evaluation | None]:
+    """The critic's text for each (state, action), read as the config says; None where no answer could be read."""
+    config, inputs = session.config.improvement, [ActionInput(state, action) for state, action in pairs]
+    role = session.student_roles.q
+    if config.verdict != "mean" and (config.verdict == "greedy" or session.critic.reads_expectations):
+        sampling = session.sampling(0.0, expected_number=config.verdict == "expectation")
+        replies = ask(session.critic, role, inputs, sampling)
+        return {pair: reply.output for pair, reply in zip(pairs, replies, strict=True)}
+    sampling, n = session.sampling(1.0), config.mean_samples
+    seeds = [session.seed("mean", i) for _ in pairs for i in range(n)]
+    replies = ask(session.critic, role, [inp for inp in inputs for _ in range(n)], sampling, seeds)
+    groups = [[r.output for r in replies[i * n : (i + 1) * n] if r.output] for i in range(len(pairs))]
+    return {pair: nearest_to_mean(group) for pair, group in zip(pairs, groups, strict=True)}
+
+
+def nearest_to_mean(evaluations: Sequence[Evaluation]) -> Evaluation | None:
+    """The text whose verdict is nearest to the mean verdict: one opinion that speaks for all."""
+    if not evaluations:
+        return None
+    mean = sum(e.verdict for e in evaluations) / len(evaluations)
+    return min(evaluations, key=lambda e: abs(e.verdict - mean))
+
+
+def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = [candidate["text"] for record in records for candidate in record["candidates"]]
+    best = [max(c["verdict"] for c in r["candidates"]) for r in records]
+    chosen = [next((c["verdict"] for c in r["candidates"] if c["action"] == r["action"]), None) for r in records]
+    regrets = [b - c for b, c in zip(best, chosen, strict=True) if c is not None]
+    return {
+        "states": len(records),
+        "evaluations": len(texts),
+        "unread": sum(record["unread"] for record in records),
+        "failed": sum(record["action"] is None for record in records),
+        "chose_best": sum(r < 0.005 for r in regrets) / max(len(records), 1),
+        "regret": sum(regrets) / max(len(regrets), 1),
+        "critic_leaks": sum(bool(find_leaks(text)) for text in texts),
+    }

@@ -1,0 +1,120 @@
+"""Are the critic's texts true? Verdicts beside exact values, claims beside the rules, words beside their own verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nlrl.agents.language import load_phrases
+from nlrl.agents.metrics.claims import check_claims
+from nlrl.agents.metrics.leaks import find_leaks
+from nlrl.agents.metrics.verdicts import compare_verdicts, one_step_action_value
+from nlrl.envs.opponents import Opponent, make_opponent
+from nlrl.envs.oracle import oracle_for
+from nlrl.orchestration.exact import action_values
+from nlrl.orchestration.players import SELF
+from nlrl.orchestration.session import Session
+from nlrl.orchestration.stages import improvement, policy_table, rollout
+from nlrl.orchestration.stages.rollout import visits
+
+BASE_STATES = 100
+"""States on which the untrained critic is asked before the first iteration."""
+
+
+def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
+    """Scores of the critic's texts on the iteration's value states, all legal moves of each."""
+    asked = _base_texts(session) if iteration == 0 else _loop_texts(session, iteration)
+    if not asked:
+        return {}
+    pairs, texts, verdicts = zip(*asked, strict=True)
+    exact_pi, exact_star = _exact(session, iteration, pairs)
+    claims = [
+        c.true for pair, text in zip(pairs, texts, strict=True) for c in check_claims(text, session.game, pair[0])
+    ]
+    return {
+        "pairs": len(pairs),
+        "against_policy": _scores(session.game, pairs, verdicts, exact_pi),
+        "against_optimal": _scores(session.game, pairs, verdicts, exact_star),
+        "claims": len(claims),
+        "true_claims": sum(claims) / len(claims) if claims else None,
+        "leaks": sum(bool(find_leaks(text)) for text in texts) / len(texts),
+        "words_agree": _agreement(session, texts, verdicts),
+    }
+
+
+def _scores(
+    game: Any, pairs: Sequence[tuple[Any, int]], verdicts: Sequence[float | None], exact: dict[Any, float]
+) -> dict[str, dict[str, float | None]]:
+    """The figures of the texts and of the trivial baselines: `text`, `constant`, `one_step`."""
+    baselines = {"one_step": [one_step_action_value(game, state, action) for state, action in pairs]}
+    truth, groups = [exact[pair] for pair in pairs], [pair[0] for pair in pairs]
+    scores = compare_verdicts(verdicts, truth, groups, baselines)
+    return {name: {k: _rounded(v) for k, v in asdict(row).items()} for name, row in scores.items()}
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _loop_texts(session: Session, iteration: int) -> list[tuple[tuple[Any, int], str, float]]:
+    """What the critic said to I about the value states."""
+    game = session.game
+    visited = visits(game, session.folder.stage(iteration, rollout.NAME).records())
+    chosen = set(policy_table.value_states(session, iteration, list(visited)))
+    asked = []
+    for record in session.folder.stage(iteration, improvement.NAME).records():
+        state = game.parse_text(record["state"])
+        if state in chosen:
+            asked += [((state, c["action"]), c["text"], c["verdict"]) for c in record["candidates"]]
+    return asked
+
+
+def _base_texts(session: Session) -> list[tuple[tuple[Any, int], str, float]]:
+    from nlrl.agents.corpus.states import states_by_ply
+    from nlrl.envs.random import Rng
+
+    states = [state for layer in states_by_ply(session.game.spec).values() for state in layer]
+    chosen = Rng(session.seed("base texts")).shuffled(states)[:BASE_STATES]
+    pairs = [(state, action) for state in chosen for action in session.game.legal_actions(state)]
+    found = improvement.evaluate_moves(session, pairs)
+    return [(pair, e.text, e.verdict) for pair, e in found.items() if e is not None]
+
+
+def _exact(
+    session: Session, iteration: int, pairs: Sequence[tuple[Any, int]]
+) -> tuple[dict[Any, float], dict[Any, float]]:
+    """Exact Q^pi (before the first iteration: of uniformly random play, which is what the base plays) and Q*."""
+    game = session.game
+    names = session.config.rollout.opponents
+    opponents: list[Opponent | None] = [None if name == SELF else make_opponent(name, game) for name in names]
+    if iteration == 0:
+        table: Any = _Uniform(game)
+        opponents = [opponent or make_opponent("random", game) for opponent in opponents]
+    else:
+        table = policy_table.read_table(session, iteration)
+    oracle = oracle_for(game)
+    return action_values(game, table, opponents, pairs), {p: oracle.q_values(p[0])[p[1]] for p in pairs}
+
+
+class _Uniform(dict[Any, dict[int | None, float]]):
+    """The table of a uniformly random player, made as it is read."""
+
+    def __init__(self, game: Any):
+        super().__init__()
+        self._game = game
+
+    def __missing__(self, state: Any) -> dict[int | None, float]:
+        self[state] = dict.fromkeys(self._game.legal_actions(state), 1.0)
+        return self[state]
+
+
+def _agreement(session: Session, texts: Sequence[str], verdicts: Sequence[float]) -> float | None:
+    """Share of bundled-style texts whose words belong to their verdict's band; None for other styles."""
+    if session.config.model.prompt_style != "plain":
+        return None
+    from nlrl.agents.corpus.study import text_agrees
+
+    bands = load_phrases(session.game.name)["bands"]
+    return sum(text_agrees(t, v, bands) for t, v in zip(texts, verdicts, strict=True)) / len(texts)

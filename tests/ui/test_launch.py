@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from nlrl.errors import NLRLError
+from nlrl.testing import write_run
+from nlrl.ui.launch import command_for, view
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_viewer_really_serves_on_this_machine_only(tmp_path):
+    write_run(tmp_path / "run")
+    port = free_port()
+    code = f"from nlrl.ui.launch import view; view({str(tmp_path)!r}, {port})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            assert answer(f"http://127.0.0.1:{port}/_stcore/health", server) == b"ok"
+        finally:
+            server.terminate()
+    assert "--server.address=127.0.0.1" in command_for(tmp_path, port)
+
+
+def answer(url: str, server: subprocess.Popen[bytes]) -> bytes:
+    for _ in range(300):
+        assert server.poll() is None, server.stdout and server.stdout.read()
+        try:
+            return urllib.request.urlopen(url, timeout=5).read()
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the viewer did not answer within 30 seconds")
+
+
+def test_a_missing_folder_is_refused():
+    with pytest.raises(NLRLError, match="no such folder"):
+        view("no/such/runs")
+
+
+def test_a_taken_port_is_refused_by_number(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(NLRLError, match=rf"port {port} cannot be used.*--port"):
+            command_for(tmp_path, port)
+    with pytest.raises(NLRLError, match="port 70000"):
+        command_for(tmp_path, 70000)

@@ -1,0 +1,46 @@
+"""Opens the viewer in this process's place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from nlrl.errors import NLRLError
+
+HOST = "127.0.0.1"
+"""Runs may hold prompts and answers that are nobody else's business: the viewer answers this machine only."""
+
+
+def view(runs_dir: str | Path = "runs", port: int = 8501) -> None:
+    """Serves the viewer of the runs under `runs_dir` on http://127.0.0.1:`port` until it is stopped; does not return.
+
+    Raises:
+        NLRLError: there is no such folder, or the port is taken.
+    """
+    command = command_for(Path(runs_dir), port)
+    print(f"Viewer of {runs_dir}: http://{HOST}:{port} (stop it with Ctrl-C)", flush=True)
+    os.execv(command[0], command)
+
+
+def command_for(runs_dir: Path, port: int) -> list[str]:
+    """The command that `view` becomes."""
+    if not runs_dir.is_dir():
+        raise NLRLError(f"{runs_dir}: no such folder; name one that holds runs, such as the `out` of a config")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise NLRLError(f"port {port} cannot be used ({error}); name another one with --port") from error
+    options = {
+        "server.address": HOST,
+        "server.port": str(port),
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+    }
+    settings = [f"--{name}={value}" for name, value in options.items()]
+    app = Path(__file__).with_name("app.py")
+    return [sys.executable, "-m", "streamlit", "run", str(app), *settings, "--", str(runs_dir.resolve())]
