@@ -13,7 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from nlrl.agents.language import language_of
+from nlrl.agents.endings import without_ending
+from nlrl.agents.language import language_of, number
 from nlrl.agents.parser import ParseFailure, parse_choice, parse_evaluation, parse_move
 from nlrl.agents.prompts import Template, load_templates
 from nlrl.backbones.language_model import Completion, Message
@@ -89,7 +90,7 @@ GAME_OVER = "the game is over."
 
 def body(text: str) -> str:
     """An evaluation without its machine-readable ending."""
-    return text.rsplit("\nfinal_evaluation", 1)[0].strip()
+    return without_ending(text).strip()
 
 
 class Role(ABC, Generic[In, Out]):
@@ -98,7 +99,7 @@ class Role(ABC, Generic[In, Out]):
     name: str
 
     def __init__(self, game: Game, style: str = "plain", folder: str | None = None):
-        self.game = game
+        self.game, self.style = game, style
         self.language = language_of(game)
         self._templates = load_templates(game.name, style, folder)
 
@@ -192,8 +193,12 @@ class ImprovementRole(Role[CandidatesInput, Choice]):
     name = "improvement"
 
     def fields(self, inp: CandidatesInput) -> dict[str, str]:
-        lines = [f"move {self.game.action_text(inp.state, a)}: {evaluation.text}" for a, evaluation in inp.candidates]
+        lines = [f"move {self.game.action_text(inp.state, a)}: {self._shown(e)}" for a, e in inp.candidates]
         return super().fields(inp) | {"candidates": "\n".join(lines)}
+
+    def _shown(self, evaluation: Evaluation) -> str:
+        """Bundled models write their verdict into the text; other models' prose may leave it to the ending."""
+        return evaluation.text if self.style == "plain" else f"{evaluation.text} (evaluation: {number(evaluation.verdict)})"
 
     def parse(self, inp: CandidatesInput, completion: Completion) -> Choice | ParseFailure:
         candidates = [action for action, _ in inp.candidates]

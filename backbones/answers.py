@@ -21,7 +21,9 @@ def text_decoder(tokenizer) -> Decode:
     return lambda rows: [tokenizer.decode(list(row), skip_special_tokens=True) for row in rows]
 
 
-def completions(jobs: Sequence[Job], answers: Answers, ends: frozenset[int], decode: Decode, version: str) -> list[Completion]:
+def completions(
+    jobs: Sequence[Job], answers: Answers, ends: frozenset[int], decode: Decode, version: str
+) -> list[Completion]:
     """One completion a job, in order. ends: token ids that end an answer; they stay in `Completion.tokens`."""
     columns = (answers.tokens.tolist(), answers.logprobs.tolist(), answers.expectation.tolist())
     drawn = [_until_end(tokens[: job.sampling.max_tokens], ends) for job, tokens in zip(jobs, columns[0], strict=True)]
@@ -53,7 +55,9 @@ def cut_at_stop(answer: Completion, stop: Sequence[str], decode: Decode) -> Comp
     found = [at for at in (answer.text.find(string) for string in stop) if at >= 0]
     if not found:
         return answer
-    fewest = _shortest_prefix(lambda n: any(string in decode([answer.tokens[:n]])[0] for string in stop), len(answer.tokens))
+    fewest = _shortest_prefix(
+        lambda n: any(string in decode([answer.tokens[:n]])[0] for string in stop), len(answer.tokens)
+    )
     return replace(
         answer,
         text=answer.text[: min(found)],
@@ -86,6 +90,8 @@ def stop_watch(jobs: Sequence[Job], decode: Decode) -> Watch | None:
             return []
         tokens = batch.answers.tokens[[places[i] for i in waiting], :drawn].tolist()
         texts = decode(tokens)
-        return [i for i, text in zip(waiting, texts, strict=True) if any(s in text for s in jobs[places[i]].sampling.stop)]
+        return [
+            i for i, text in zip(waiting, texts, strict=True) if any(s in text for s in jobs[places[i]].sampling.stop)
+        ]
 
     return watch

@@ -1,9 +1,9 @@
 """Decoding through CUDA graphs: model step and sampler replayed from static buffers.
 
-A model of a few million parameters takes tens of microseconds of GPU time a layer and longer than that to launch from Python. One graph
-holds a whole step (`decode_step`); the host replays several and then looks once whether everybody has finished.
-Batch sizes and cache lengths are rounded up to buckets, so a run needs a handful of graphs. Weights are swapped in place, which keeps
-the graphs valid.
+A model of a few million parameters takes tens of microseconds of GPU time a layer and longer than that to launch from
+Python. One graph holds a whole step (`decode_step`); the host replays several and then looks once whether everybody has
+finished. Batch sizes and cache lengths are rounded up to buckets, so a run needs a handful of graphs. Weights are
+swapped in place, which keeps the graphs valid.
 """
 
 from __future__ import annotations
@@ -41,15 +41,20 @@ class DecodeGraph:
         device = decoder.end_tokens.device
         self.decoder = decoder
         self.batch = Batch(
-            _idle_rows(batch, device), Answers.empty(batch, length, device), decoder.model.new_cache(batch, length), features, length
+            _idle_rows(batch, device),
+            Answers.empty(batch, length, device),
+            decoder.model.new_cache(batch, length),
+            features,
+            length,
         )
-        self.graph = self._capture(pool)
+        with torch.device(device):
+            self.graph = self._capture(pool)
 
     def _capture(self, pool) -> torch.cuda.CUDAGraph:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(2):  # lazy initialisation (cuBLAS handles, Triton kernels) must happen outside of the capture
+            for _ in range(2):  # lazy initialisation (cuBLAS, Triton) must not fall into the capture
                 decode_step(self.decoder, self.batch, self.batch.cache)
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
@@ -82,7 +87,7 @@ class DecodeGraph:
 
 
 class GraphDecoder:
-    """Keeps graphs by (batch bucket, length bucket, features), the least recently used ones dropped above `cache_bytes` of KV."""
+    """Keeps graphs by (batch bucket, length bucket, features), the last used ones up to `cache_bytes` of KV."""
 
     def __init__(self, decoder: Decoder, cache_bytes: int):
         self.decoder, self.cache_bytes = decoder, cache_bytes
@@ -95,8 +100,7 @@ class GraphDecoder:
         Args:
             length: slots that the longest row may need.
         """
-        with torch.cuda.device(batch.rows.ids.device):
-            graph = self._graph(len(batch.rows), length, batch.features)
+        graph = self._graph(len(batch.rows), length, batch.features)
         graph.load(batch)
         drawn = 1
         while drawn < batch.max_tokens:
@@ -136,7 +140,9 @@ def _idle_rows(batch: int, device) -> Rows:
     def zeros(dtype=torch.int64):
         return torch.zeros(batch, dtype=dtype, device=device)
 
-    settings = Settings(zeros(), zeros(torch.float32), zeros(), zeros(torch.float32) + 1, zeros() + 1, zeros(torch.bool))
+    settings = Settings(
+        zeros(), zeros(torch.float32), zeros(), zeros(torch.float32) + 1, zeros() + 1, zeros(torch.bool)
+    )
     row = torch.arange(batch, device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
     return Rows(settings, row, zeros(), zeros(), torch.ones(batch, dtype=torch.bool, device=device), step)

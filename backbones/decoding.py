@@ -1,11 +1,12 @@
 """Prefill and decoding of one batch of prompts of different lengths.
 
-1. The token at position i of a row lives in slot i of its KV cache. Prompts are padded on the right; padding is written to slots
-   that the answer overwrites before anything attends to them, so `slot <= position` is the whole mask.
+1. The token at position i of a row lives in slot i of its KV cache. Prompts are padded on the right; padding is written
+   to slots that the answer overwrites before anything attends to them, so `slot <= position` is the whole mask.
 2. `prefill` reads each distinct prompt once; `start` hands its keys and values to every row that asked for it.
-3. `decode_step` feeds each row its last token and draws the next. It works in place on static shapes and asks the host nothing: the
-   eager loop below and a CUDA graph (`decode_graphs`) run the same function.
-4. Rows start together, so one counter `step` serves all. Finished rows go on drawing tokens nobody reads, until the loop drops them.
+3. `decode_step` feeds each row its last token and draws the next. It works in place on static shapes and asks the host
+   nothing: the eager loop below and a CUDA graph (`decode_graphs`) run the same function.
+4. Rows start together, so one counter `step` serves all. Finished rows go on drawing tokens nobody reads, until the
+   loop drops them.
 """
 
 from __future__ import annotations
@@ -77,7 +78,12 @@ class Rows:
         """A copy with the given rows only."""
         settings = Settings(*(getattr(self.settings, f.name)[keep] for f in fields(Settings)))
         return replace(
-            self, settings=settings, row=self.row[keep], ids=self.ids[keep], positions=self.positions[keep], finished=self.finished[keep]
+            self,
+            settings=settings,
+            row=self.row[keep],
+            ids=self.ids[keep],
+            positions=self.positions[keep],
+            finished=self.finished[keep],
         )
 
 
@@ -99,7 +105,7 @@ def cache_view(cache: KVCache, rows: slice, length: int) -> KVCache:
 
 
 def passes(lengths: Sequence[int], tokens: int) -> list[slice]:
-    """Cuts consecutive rows of the given lengths into runs of at most `tokens` padded tokens each (one row at least)."""
+    """Cuts consecutive rows of the given lengths into runs of at most `tokens` padded tokens (one row at least)."""
     cuts, start, longest = [], 0, 0
     for i, length in enumerate(lengths):
         longest = max(longest, length)
@@ -116,7 +122,7 @@ def padded(rows: Sequence[Sequence[int]], device) -> Tensor:
 
 
 def prefill(model, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) -> Tensor:
-    """Writes the prompts' keys and values into `cache` and returns the logits after each prompt, float32 `(prompts, vocab)`."""
+    """Writes the prompts' keys and values into `cache`; returns the logits after each, float32 `(prompts, vocab)`."""
     device = cache.keys.device
     last = []
     for rows in passes([len(p) for p in prompts], pass_tokens):
@@ -131,7 +137,12 @@ def prefill(model, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) 
 
 
 def start(
-    decoder: Decoder, prompts: Sequence[Prompt], samplings: Sequence, seeds: Sequence[int], length: int | None, pass_tokens: int
+    decoder: Decoder,
+    prompts: Sequence[Prompt],
+    samplings: Sequence,
+    seeds: Sequence[int],
+    length: int | None,
+    pass_tokens: int,
 ) -> Batch:
     """Prefills the distinct prompts, hands them to their rows and draws every row's first token.
 
@@ -170,7 +181,9 @@ def emit(decoder: Decoder, batch: Batch, logits: Tensor) -> None:
     answers.tokens.index_put_(where, token)
     answers.logprobs.index_put_(where, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1))
     rows.step.add_(1)
-    rows.finished.logical_or_((token[:, None] == decoder.end_tokens).any(-1)).logical_or_(rows.step >= rows.settings.limit)
+    rows.finished.logical_or_((token[:, None] == decoder.end_tokens).any(-1)).logical_or_(
+        rows.step >= rows.settings.limit
+    )
     rows.ids.copy_(token)
 
 
@@ -205,7 +218,7 @@ def decode(decoder: Decoder, batch: Batch, watch: Watch | None, check_every: int
 
 
 def retire(batch: Batch, watch: Watch | None) -> int:
-    """Finishes what the host wants finished, drops finished rows if that halves the batch, and returns how many rows live."""
+    """Finishes what the host wants finished, drops finished rows if that halves the batch; returns how many live."""
     finish(batch, watch)
     keep = (~batch.rows.finished).nonzero()[:, 0]
     if 0 < 2 * len(keep) <= len(batch.rows):

@@ -65,7 +65,7 @@ def _within(sampling: Sampling, prompt: tuple[int, ...], context: int | None) ->
 
 
 def micro_batches(jobs: Sequence[Job], max_rows: int, max_slots: int) -> list[list[Job]]:
-    """Cuts sorted jobs into runs of at most `max_rows` rows and `max_slots` cache slots (rows times the longest), one row at least."""
+    """Cuts sorted jobs into runs of at most `max_rows` rows and `max_slots` cache slots (rows times the longest)."""
     batches: list[list[Job]] = []
     longest = 0
     for job in jobs:

@@ -1,6 +1,7 @@
 """Our own sampler behind the `LanguageModel` interface: batched, KV-cached, seeded by request.
 
-1. Requests are rendered to tokens (`prompts`), equal ones merged and the rest cut into micro-batches of similar length (`jobs`).
+1. Requests are rendered to tokens (`prompts`), equal ones merged and the rest cut into micro-batches of similar length
+   (`jobs`).
 2. A micro-batch is prefilled and decoded (`decoding`); on CUDA the decoding step is a graph (`decode_graphs`).
 3. Drawn tokens become completions (`answers`).
 
@@ -47,7 +48,7 @@ class NativeLanguageModel:
     ):
         """
         Args:
-            model: a `Backbone`, on the device it is to run on. It is used as it is, not copied, unless `dtype` differs from its own.
+            model: a `Backbone` on the device it is to run on. Used as it is, not copied, unless `dtype` differs.
             tokenizer: a `PreTrainedTokenizerFast`.
             name: who is speaking, in records.
             max_batch: rows decoded together; by default 512 on a CPU, 4,096 on CUDA.
@@ -55,7 +56,8 @@ class NativeLanguageModel:
             number_grid: `Sampling.expected_number` writes multiples of this only; 0 for every number of the vocabulary.
             weight_version: version of the weights that `model` holds now.
             cuda_graphs: False decodes eagerly on CUDA too.
-            cache_bytes: keys and values of one micro-batch at most; by default 1 GiB on a CPU, a quarter of the memory on CUDA.
+            cache_bytes: keys and values of one micro-batch at most; by default 1 GiB on a CPU, a quarter of the
+                memory on CUDA.
         """
         if dtype is not None and dtype != model.dtype:
             model = copy.deepcopy(model).to(dtype)
@@ -93,14 +95,18 @@ class NativeLanguageModel:
             NLRLError: a tensor is missing, unknown or of another shape; nothing was changed.
         """
         own = self.model.state_dict(keep_vars=True)
-        given = {id(own[key]) for key in state_dict if key in own}  # a tied tensor needs to come under one of its names only
+        given = {
+            id(own[key]) for key in state_dict if key in own
+        }  # a tied tensor needs to come under one of its names only
         if missing := [key for key in own if id(own[key]) not in given]:
             raise NLRLError(f"load_weights: tensor {missing[0]!r} is missing ({len(missing)} of {len(own)} are)")
         for key, tensor in state_dict.items():
             if key not in own:
                 raise NLRLError(f"load_weights: tensor {key!r} does not belong to {type(self.model).__name__}")
             if tensor.shape != own[key].shape:
-                raise NLRLError(f"load_weights: tensor {key!r} has shape {tuple(tensor.shape)}, not {tuple(own[key].shape)}")
+                raise NLRLError(
+                    f"load_weights: tensor {key!r} has shape {tuple(tensor.shape)}, not {tuple(own[key].shape)}"
+                )
         with self._lock, torch.no_grad():
             for key, tensor in state_dict.items():
                 own[key].copy_(tensor)
@@ -153,7 +159,9 @@ class NativeLanguageModel:
         if self._context is not None and len(job.prompt) >= self._context:
             error = f"the prompt has {len(job.prompt)} tokens and leaves no room in a context of {self._context}"
         reason = "error" if error else "length"
-        return Completion("", finish_reason=reason, error=error, weight_version=self._version, prompt_tokens=len(job.prompt))
+        return Completion(
+            "", finish_reason=reason, error=error, weight_version=self._version, prompt_tokens=len(job.prompt)
+        )
 
     def _answer(self, jobs: list[Job]) -> list[Completion]:
         batch = self._decode(jobs)
@@ -169,7 +177,9 @@ class NativeLanguageModel:
                 self._graphs.decode(batch, slots, watch)
                 return batch
             except Exception as error:  # whatever a capture trips over, eager decoding needs none of it
-                log.warning("decoding without CUDA graphs from now on: %s: %s", type(error).__name__, str(error).split("\n")[0])
+                log.warning(
+                    "decoding without CUDA graphs from now on: %s: %s", type(error).__name__, str(error).split("\n")[0]
+                )
                 self._graphs = None
         batch = start(self._decoder, prompts, samplings, seeds, slots, self._pass_tokens)
         decode(self._decoder, batch, watch, check_every=1 if watch is None and self.device.type == "cpu" else 4)
@@ -190,7 +200,9 @@ def _score(model, rows: list[tuple[int, ...]], prompt_lengths: list[int]) -> lis
     row_index = torch.tensor([r for r, span in enumerate(spans) for _ in span], dtype=torch.int64).to(device)
     place = torch.tensor([t for span in spans for t in span], dtype=torch.int64).to(device)
     logits = model.logits(hidden[row_index, place]).float()
-    scores = (logits.gather(1, ids[row_index, place + 1][:, None])[:, 0] - logits.logsumexp(-1)).split([len(s) for s in spans])
+    scores = (logits.gather(1, ids[row_index, place + 1][:, None])[:, 0] - logits.logsumexp(-1)).split(
+        [len(s) for s in spans]
+    )
     return [score.tolist() for score in scores]
 
 

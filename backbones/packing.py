@@ -1,7 +1,8 @@
 """Training examples, and how many short ones share a row.
 
-A row of fixed length holds several documents behind each other. Positions restart in each, attention stays within each (`block_mask`),
-and only tokens of completions are targets, so the packed loss is the sum of the documents' own losses (tested).
+A row of fixed length holds several documents behind each other. Positions restart in each, attention stays within each
+(`block_mask`), and only tokens of completions are targets, so the packed loss is the sum of the documents' own losses
+(tested).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from nlrl.errors import NLRLError
 
 
-class TokenExample(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenExample:
     """A prompt and the completion to be learned, which includes its end token."""
 
     prompt: tuple[int, ...]
@@ -73,6 +75,11 @@ def pack(examples: Sequence[TokenExample], row_length: int, rows: int | None = N
     for row, documents in enumerate(placed):
         _fill_row(packed, row, documents)
     return packed
+
+
+def rows_needed(examples: Sequence[TokenExample], row_length: int) -> int:
+    """How many rows `pack` would make of them."""
+    return len(_assign(examples, row_length, None)[0])
 
 
 def _assign(examples: Sequence[TokenExample], row_length: int, rows: int | None):
@@ -141,6 +148,10 @@ class TokenBatch(NamedTuple):
     def small(self) -> TokenBatch:
         """In 16 bits each, to travel between processes (row lengths and vocabularies here are below 32,768)."""
         return TokenBatch(self.tokens.short(), self.documents.short(), self.positions.short(), self.weights.half())
+
+    def pinned(self) -> TokenBatch:
+        """In page-locked memory, so that copies to a CUDA device do not wait for it."""
+        return TokenBatch(*(tensor.pin_memory() for tensor in self))
 
     def to(self, device) -> TokenBatch:
         return TokenBatch(*(tensor.to(device, non_blocking=True) for tensor in self))

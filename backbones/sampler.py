@@ -1,9 +1,10 @@
 """From logits to the next token, vectorised over rows that each have their own settings.
 
-1. A token is drawn by the Gumbel-max trick: `argmax(logits + temperature * g)`, g standard Gumbel (Maddison, Tarlow, Minka 2014).
-   Temperature 0 is therefore greedy without a special case, and small rounding differences seldom change a choice.
-2. The noise is a hash of (seed, step, token id). No generator is advanced, so a row's draw depends neither on its neighbours nor
-   on the device.
+1. A token is drawn by the Gumbel-max trick: `argmax(logits + temperature * g)`, g standard Gumbel (Maddison, Tarlow,
+   Minka 2014). Temperature 0 is therefore greedy without a special case, and small rounding differences seldom change a
+   choice.
+2. The noise is a hash of (seed, step, token id). No generator is advanced, so a row's draw depends neither on its
+   neighbours nor on the device.
 3. The first number of an answer can be read as an expectation instead of drawn (`Sampling.expected_number`).
 4. All of it is tensor arithmetic without host decisions, so that it can live in a CUDA graph.
 """
@@ -111,7 +112,11 @@ class NumberTokens:
             return None
         ids = torch.tensor([number.token for number in found], device=device)
         values = torch.tensor([number.value for number in found], dtype=torch.float64)
-        off_grid = (torch.round(values / grid) * grid - values).abs() > 1e-6 if grid else torch.zeros(len(found), dtype=torch.bool)
+        off_grid = (
+            (torch.round(values / grid) * grid - values).abs() > 1e-6
+            if grid
+            else torch.zeros(len(found), dtype=torch.bool)
+        )
         forms = {text: i for i, text in enumerate(dict.fromkeys(number.form for number in found))}
         form = torch.zeros(vocabulary, dtype=torch.int64, device=device)
         form[ids] = torch.tensor([forms[number.form] for number in found], device=device)
@@ -125,7 +130,7 @@ class NumberTokens:
         return logits[:, self.ids].softmax(-1) @ self.values
 
     def nearest(self, expectation: Tensor, token: Tensor) -> Tensor:
-        """The number token on the grid nearest to `expectation`, in the same form (leading space) as `token`. All `(batch,)`."""
+        """The number token on the grid nearest to `expectation`, with the leading space `token` has. All `(batch,)`."""
         distance = (self.values - expectation[:, None]).abs().masked_fill(self.off_grid, torch.inf)
         other_form = self.form[self.ids] != self.form[token][:, None]
         return self.ids[(distance + 10.0 * other_form).argmin(-1)]
@@ -183,7 +188,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Features:
-    """What a batch's sampler must be able to do; decided on the host, so that a batch pays only for what some row asks."""
+    """What a batch's sampler must be able to do, known to the host: a batch pays only for what some row asks."""
 
     noise: bool = True
     filters: bool = False

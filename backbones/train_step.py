@@ -1,9 +1,9 @@
 """One optimizer step: forward, backward, clipping, AdamW, and the model's own `after_step`.
 
-On CUDA the whole step becomes one graph per batch shape: at a few million parameters the launches cost more than the arithmetic.
-The first steps of a shape run eagerly, on real data, on the stream that is captured afterwards; they create the optimizer's state,
-which a graph must not do. Capturing executes nothing, so no step is lost or done twice. Whatever fails (capture, compilation) is
-logged once and done without.
+On CUDA the whole step becomes one graph per batch shape: at a few million parameters the launches cost more than the
+arithmetic. The first steps of a shape run eagerly, on real data, on the stream that is captured afterwards; they create
+the optimizer's state, which a graph must not do. Capturing executes nothing, so no step is lost or done twice. Whatever
+fails (capture, compilation) is logged once and done without.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def target_loss(model, batch: TokenBatch, masked: bool = True, static: bool = Fa
 
     Args:
         masked: rows hold several documents. False: one each, padded on the right.
-        static: compute logits at every place, so that no shape depends on the data; otherwise only where there is a target.
+        static: logits at every place, so that no shape depends on the data; otherwise only where there is a target.
     """
     tokens = batch.tokens.long()
     hidden = model.hidden(tokens, batch.positions.long(), block_mask(batch.documents) if masked else None)
@@ -54,7 +54,9 @@ def make_optimizer(model, learning_rate: float, betas: tuple[float, float], weig
     groups = [group for group in groups if group["params"]]
     if device.type == "cuda":
         for group in groups:
-            group["lr"] = torch.tensor(learning_rate, device=device)  # a tensor, so that a graph reads the current value
+            group["lr"] = torch.tensor(
+                learning_rate, device=device
+            )  # a tensor, so that a graph reads the current value
         return torch.optim.AdamW(groups, betas=betas, fused=True, capturable=True)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.type == "cpu")
 
@@ -68,7 +70,7 @@ def set_learning_rate(optimizer, value: float) -> None:
 
 
 class TrainStep:
-    """Callable on the passes of one step; adds each step's mean loss to `loss_sum`, a device scalar the caller may read and zero."""
+    """Callable on the passes of one step; adds its mean loss to `loss_sum`, a device scalar the caller may zero."""
 
     def __init__(self, model, optimizer, clip: float, bf16: bool, compile: bool = False, graphs: bool = True):
         self.model, self.optimizer, self.clip = model, optimizer, clip
@@ -144,7 +146,9 @@ class TrainStep:
             try:
                 self._captured[shape] = self._capture(batch)
             except Exception as error:
-                log.warning("training without CUDA graphs from now on: %s: %s", type(error).__name__, _first_line(error))
+                log.warning(
+                    "training without CUDA graphs from now on: %s: %s", type(error).__name__, _first_line(error)
+                )
                 self.graphs = False
                 torch.cuda.synchronize()
                 self._step([batch.to(self.device)], masked=True, static=True)

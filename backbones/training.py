@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 
 from nlrl.backbones.decoding import passes
-from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows
+from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, rows_needed
 from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
 from nlrl.errors import NLRLError
 
@@ -49,7 +50,8 @@ class Trainer:
     ):
         """
         Args:
-            model: a `Backbone` with float32 weights; moved to `device`, by default its own. `model.no_weight_decay` switches decay off.
+            model: a `Backbone` with float32 weights; moved to `device`, by default its own. Its attribute
+                `no_weight_decay` switches decay off.
             clip: largest gradient norm.
             precision: "bf16" computes under autocast; "auto" does so on CUDA.
             compile: `torch.compile` the loss. Pays for itself in minutes, not in seconds.
@@ -81,8 +83,9 @@ class Trainer:
         Raises:
             NLRLError: there are no examples, or the loss stopped being a number.
         """
-        if not examples:
-            raise NLRLError("Trainer.fit: there are no examples to train on")
+        if not examples or epochs < 1 or batch_size < 1:
+            given = f"{len(examples)} examples, epochs {epochs}, batch_size {batch_size}"
+            raise NLRLError(f"Trainer.fit: {given}; each must be at least 1")
         began = time.monotonic()
         set_learning_rate(self.optimizer, self.learning_rate if learning_rate is None else learning_rate)
         was_training = self.model.training
@@ -97,7 +100,7 @@ class Trainer:
                 progress(done, len(batches))
         self.model.train(was_training)
         loss = float(self._step.loss_sum) / per_epoch
-        if loss != loss:
+        if not math.isfinite(loss):
             raise NLRLError("training diverged: the loss is not a number. Lower the learning rate")
         tokens = epochs * sum(map(len, examples))
         return TrainMetrics(loss, tokens, len(batches), epochs * len(examples), time.monotonic() - began)
@@ -115,7 +118,9 @@ class Trainer:
         shapes = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
         for i, entry in state["state"].items():
             if i >= len(shapes) or entry["exp_avg"].shape != shapes[i]:
-                raise NLRLError(f"optimizer state {i} has shape {tuple(entry['exp_avg'].shape)}: it belongs to another model")
+                raise NLRLError(
+                    f"optimizer state {i} has shape {tuple(entry['exp_avg'].shape)}: it belongs to another model"
+                )
         groups = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
@@ -124,18 +129,16 @@ class Trainer:
         self._step.forget_graphs()
 
     def _prepared(self, batches: list[list[TokenExample]]):
-        """Each step's batch as `TrainStep` takes it: a few padded passes on a CPU, one packed block of equal shape elsewhere."""
+        """Each step's batch for `TrainStep`: padded passes on a CPU, one packed block of equal shape elsewhere."""
         if self.device.type == "cpu":
             for batch in batches:
                 batch = sorted(batch, key=len)
                 yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], 2048)]
             return
         row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
-        blocks = [pack(batch, row_length) for batch in batches]
-        rows = _round_up(max(len(block.tokens) for block in blocks), 16)
-        for block in blocks:
-            batch = TokenBatch.of(block)
-            yield [TokenBatch(*(_with_rows(tensor, rows) for tensor in batch))]
+        rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)
+        for batch in batches:  # packed one by one, while the device works on the one before
+            yield [TokenBatch.of(pack(batch, row_length, rows)).pinned()]
 
 
 def _chunks(examples: Sequence[TokenExample], batch_size: int, key: str) -> list[list[TokenExample]]:
@@ -147,7 +150,3 @@ def _chunks(examples: Sequence[TokenExample], batch_size: int, key: str) -> list
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _with_rows(tensor: torch.Tensor, rows: int) -> torch.Tensor:
-    return torch.nn.functional.pad(tensor, (0, 0, 0, rows - tensor.shape[0]))

@@ -3,7 +3,7 @@
 1. The engine lives on a loop thread; `generate` is synchronous and submits its requests together, for vLLM to batch.
 2. Tokens in, tokens out: prompts are rendered here by the checkpoint's chat template, never by vLLM.
 3. Log-probabilities are vLLM's raw ones: of the sampled token, before temperature, top-k and top-p.
-4. `load_weights` waits until nothing is being answered, reloads in place and forgets cached prefixes: every completion
+4. `load_checkpoint` waits until nothing is being answered, reloads in place and forgets cached prefixes: every completion
    comes from the one version that it names.
 
 vLLM starts child processes: a script that makes a `VLLMModel` needs the `if __name__ == "__main__":` guard.
@@ -96,7 +96,7 @@ class VLLMModel:
         """
         return self._loop.run(self._answer_all(requests, self._prompts.encode(requests)))
 
-    def load_weights(self, folder: str | Path, version: str) -> None:
+    def load_checkpoint(self, folder: str | Path, version: str) -> None:
         """Replaces the weights in place by those of a checkpoint of the same shape; waits for answers under way.
 
         Raises:
@@ -222,7 +222,7 @@ def _require_same_shape(old: Path, new: Path) -> None:
     if different:
         name = different[0]
         raise NLRLError(
-            f"load_weights: config.json of {new} has {name} = {will_be.get(name)!r}, the running model "
+            f"load_checkpoint: config.json of {new} has {name} = {will_be.get(name)!r}, the running model "
             f"{was.get(name)!r} (all differences: {', '.join(different)}); start another VLLMModel for it"
         )
 

@@ -12,26 +12,31 @@ from torch import Tensor
 
 
 class Op:
-    """A function of tensors with one implementation a device; the first tensor's device decides."""
+    """A function of tensors with several implementations; the first tensor's device decides."""
 
-    def __init__(self, reference: Callable, triton: str):
-        """Args: reference: runs on every device. triton: "module:function", imported at the first call on a CUDA device."""
+    def __init__(self, reference: Callable, eager: Callable, triton: str | None = None):
+        """
+        Args:
+            reference: the plain formula; what a compiler gets, as it fuses that by itself and cannot look into the others.
+            eager: PyTorch calls that reuse memory, with a backward written by hand; runs on every device.
+            triton: "module:function" for CUDA devices, imported at the first call there; None where it would not pay.
+        """
         self.reference = reference
+        self.eager = eager
         self._triton_path = triton
         self.__doc__ = reference.__doc__
 
-    def __call__(self, first: Tensor, *rest):
+    def __call__(self, first: Tensor, *rest: Tensor) -> Tensor:
         return self._choose(first)(first, *rest)
 
     def _choose(self, tensor: Tensor) -> Callable:
-        # A compiler fuses the plain formula by itself, and could not look into the kernel.
-        if tensor.is_cuda and not torch.compiler.is_compiling():
-            return self._triton
-        return self.reference
+        if torch.compiler.is_compiling():
+            return self.reference
+        return self._cuda if tensor.is_cuda else self.eager
 
     @cached_property
-    def _triton(self) -> Callable:
-        if find_spec("triton") is None:
-            return self.reference
+    def _cuda(self) -> Callable:
+        if self._triton_path is None or find_spec("triton") is None:
+            return self.eager
         module, name = self._triton_path.split(":")
         return getattr(importlib.import_module(module), name)

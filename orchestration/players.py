@@ -53,9 +53,11 @@ class PolicyPool:
         self._fetch(keys)
         return [self._replies[key] for key in keys]
 
-    def table(self, states: Sequence[Any], plies: Sequence[int]) -> list[Counter[int | None]]:
-        """All sampled moves of each state, counted; None counts forfeits."""
-        groups = [[(s, i) for i in range(self.size(ply))] for s, ply in zip(states, plies, strict=True)]
+    def table(
+        self, states: Sequence[Any], plies: Sequence[int], samples: int | None = None
+    ) -> list[Counter[int | None]]:
+        """All sampled moves of each state (or just `samples` of each), counted; None counts forfeits."""
+        groups = [[(s, i) for i in range(samples or self.size(ply))] for s, ply in zip(states, plies, strict=True)]
         self._fetch([key for group in groups for key in group])
         return [Counter(_action(self._replies[key]) for key in group) for group in groups]
 
@@ -104,7 +106,7 @@ def play(
     keep_replies: bool = True,
     longest: int | None = None,
 ) -> None:
-    """Plays every game to its end (or until it has `longest` moves), in place.
+    """Plays every game to its end (or to the policy's first turn after at least `longest` moves), in place.
 
     Args:
         pool: the policy under study; opponent `self` plays it too.
@@ -112,7 +114,7 @@ def play(
     """
 
     def goes_on(p: Play) -> bool:
-        cut = longest is not None and len(p.actions) >= longest
+        cut = longest is not None and len(p.actions) >= longest and game.current_player(p.state) == p.seat
         return p.forfeited_by is None and not cut and not game.is_terminal(p.state)
 
     waiting = [p for p in plays if goes_on(p)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -76,6 +77,7 @@ def token_stream(
     """The corpus as tokens, for one loader process."""
     from nlrl.backbones.packing import TokenExample
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     stream = examples(settings, seed, worker)
     while True:
         batch = list(islice(stream, ENCODE_AT_ONCE))

@@ -31,7 +31,9 @@ def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
     pairs, texts, verdicts = zip(*asked, strict=True)
     exact_pi, exact_star = _exact(session, iteration, pairs)
     claims = [
-        c.true for pair, text in zip(pairs, texts, strict=True) for c in check_claims(text, session.game, pair[0])
+        claim.true
+        for (state, action), text in zip(pairs, texts, strict=True)
+        for claim in check_claims(text, session.game, state, action)
     ]
     return {
         "pairs": len(pairs),

@@ -76,6 +76,8 @@ class TableJob(NamedTuple):
     temperature: float
     states: Sequence[Any]
     plies: Sequence[int]
+    samples: int | None = None
+    """None: as many as games draw among."""
 
 
 class RolloutWorker:
@@ -128,7 +130,7 @@ class RolloutWorker:
     def policy_table(self, job: TableJob) -> list[Counter[int | None]]:
         """The policy's sampled moves in each state, counted; None counts forfeits."""
         self.set_policy(job.version)
-        return self._pool(job.version, job.temperature).table(job.states, job.plies)
+        return self._pool(job.version, job.temperature).table(job.states, job.plies, job.samples)
 
     # -- machinery ------------------------------------------------------------------------------------------------------------
     def _start(self, task: ContinuationTask, index: int, opponents: Sequence[str]) -> Play:

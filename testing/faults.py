@@ -19,7 +19,9 @@ Fault = Literal["illegal", "ambiguous", "truncated", "empty", "error", "slow", "
 the middle by the token limit. empty: nothing. error: this request failed after its retries. slow: late but right.
 failing: the model is down, the whole call raises."""
 
-_ENDING = re.compile(r"""(?P<key>best_move|final_evaluation)(?P<dress>["']?\s*[:=]\s*["']?)(?P<value>[^\s"',}]*[^\s"',}.])""")
+_ENDING = re.compile(
+    r"""(?P<key>best_move|final_evaluation)(?P<dress>["']?\s*[:=]\s*["']?)(?P<value>[^\s"',}]*[^\s"',}.])"""
+)
 
 
 class FaultyModel:
@@ -45,7 +47,7 @@ class FaultyModel:
         delay: float = 0.05,
         other_move: str = "",
     ):
-        self._by_number = {key: fault for key, fault in faults.items() if isinstance(key, int)}
+        self._by_number: dict[int, Any] = {key: fault for key, fault in faults.items() if isinstance(key, int)}
         self._shares: dict[Any, Any] = {key: share for key, share in faults.items() if not isinstance(key, int)}
         _check([*self._by_number.values(), *self._shares], self._shares.values())
         self._inner, self._seed, self._delay, self._other_move = inner, seed, delay, other_move

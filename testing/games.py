@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from nlrl.envs import svg
@@ -54,7 +55,7 @@ class ScriptedGame(Game[str]):
     def line(cls, states: Sequence[str], rewards: Sequence[float] = (), move: str = "next") -> ScriptedGame:
         """A game of one player and one move, from the first to the last of `states`; `rewards` are those of the moves
         (0 where there are too few)."""
-        pairs = list(zip(states, states[1:], strict=False))
+        pairs = list(pairwise(states))
         paid = [*rewards, *[0.0] * (len(pairs) - len(rewards))]
         moves = {state: {move: (after, reward)} for (state, after), reward in zip(pairs, paid, strict=True)}
         return cls({**moves, states[-1]: 0.0})

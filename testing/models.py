@@ -85,7 +85,9 @@ class ScriptedModel:
         if callable(self._answers):
             return self._answers(request)
         number = len(self.requests)
-        assert number <= len(self._answers), f"{self.name}: request {number}, but {len(self._answers)} answers:\n{prompt}"
+        assert number <= len(self._answers), (
+            f"{self.name}: request {number}, but {len(self._answers)} answers:\n{prompt}"
+        )
         return self._answers[number - 1]
 
     def _with_expectation(self, text: str, request: Request) -> tuple[str, float | None]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def scripted_model() -> Callable[..., ScriptedModel]:
-    """A language model that answers by rules: `scripted_model({"to move: X": "best_move: 5"})`, or a list, or a function
-    of the request. See nlrl.testing.ScriptedModel."""
+    """A language model that answers by rules: `scripted_model({"to move: X": "best_move: 5"})`, or a list, or a
+    function of the request. See nlrl.testing.ScriptedModel."""
     from nlrl.testing import ScriptedModel
 
     return ScriptedModel
@@ -32,8 +32,8 @@ def faulty_model() -> Callable[..., FaultyModel]:
     takes. See nlrl.testing.FaultyModel."""
     from nlrl.testing import FaultyModel, ScriptedModel
 
-    def make(answers: LanguageModel | Any, faults: Mapping[Any, Any], **options: Any) -> FaultyModel:
-        inner = answers if hasattr(answers, "generate") else ScriptedModel(answers)
+    def make(answers: Any, faults: Mapping[Any, Any], **options: Any) -> FaultyModel:
+        inner: LanguageModel = answers if hasattr(answers, "generate") else ScriptedModel(answers)
         return FaultyModel(inner, faults, **options)
 
     return make
@@ -41,20 +41,21 @@ def faulty_model() -> Callable[..., FaultyModel]:
 
 @pytest.fixture(scope="session")
 def scripted_game() -> Callable[..., ScriptedGame]:
-    """A tiny game from data: `scripted_game({"start": {"left": "lost", "right": "won"}, "lost": -1, "won": 1})`; a list of
-    states is a game of one move after another. See nlrl.testing.ScriptedGame."""
+    """A tiny game from data: `scripted_game({"start": {"left": "lost", "right": "won"}, "lost": -1, "won": 1})`; a
+    list of states is a game of one move after another. See nlrl.testing.ScriptedGame."""
     from nlrl.testing import ScriptedGame
 
     def make(script: Any, *args: Any, **options: Any) -> ScriptedGame:
-        return (ScriptedGame if isinstance(script, Mapping) else ScriptedGame.line)(script, *args, **options)
+        kind: Callable[..., ScriptedGame] = ScriptedGame if isinstance(script, Mapping) else ScriptedGame.line
+        return kind(script, *args, **options)
 
     return make
 
 
 @pytest.fixture
 def nlrl_run_dir(tmp_path: Path) -> Callable[..., Path]:
-    """A run folder with made-up content: `nlrl_run_dir(metrics=[{"win": 0.4}], records={"001/rollout": [...]})` gives its
-    path; `name="second"` makes another one beside it. See nlrl.testing.write_run."""
+    """A run folder with made-up content: `nlrl_run_dir(metrics=[{"win": 0.4}], records={"001/rollout": [...]})` gives
+    its path; `name="second"` makes another one beside it. See nlrl.testing.write_run."""
     from nlrl.testing import write_run
 
     def make(name: str = "run", **content: Any) -> Path:

@@ -90,7 +90,7 @@ def _read(path: Path) -> Iterator[tuple[str, Completion]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             exchange = json.loads(line)
-            said = {name: tuple(v) if isinstance(v, list) else v for name, v in exchange["completion"].items()}
+            said: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in exchange["completion"].items()}
             yield exchange["key"], Completion(**said)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NLRLError(f"{path}, line {number}: not an exchange of a transcript ({error})") from error

@@ -67,7 +67,10 @@ def packages() -> list[Path]:
 
 
 def test_every_package_is_listed():
-    listed, there = PROJECT["tool"]["setuptools"]["packages"], ["nlrl", *(f"nlrl.{'.'.join(p.parts)}" for p in packages())]
+    listed, there = (
+        PROJECT["tool"]["setuptools"]["packages"],
+        ["nlrl", *(f"nlrl.{'.'.join(p.parts)}" for p in packages())],
+    )
     assert sorted(listed) == there, "list them in pyproject.toml, [tool.setuptools] packages"
 
 

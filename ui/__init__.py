@@ -1,1 +1,1 @@
-"""The viewer: reads runs, writes nothing. `launch.view` opens it; `app` is the page, the other modules know no Streamlit."""
+"""The viewer: reads runs, writes nothing. `launch` opens it, `app` is the page, the others know no Streamlit."""

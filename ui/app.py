@@ -1,4 +1,4 @@
-"""The viewer's page: `streamlit run app.py -- RUNS`. Everything is read anew when its files change, and nothing is written."""
+"""The viewer's page: `streamlit run app.py -- RUNS`. Files are read anew when they change, and nothing is written."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def show_learning(run: Path) -> None:
     shares = reading.shares(metrics)
     kinds = sorted({share.how for share in shares})
     if kinds:
-        how = st.radio("Games", kinds, horizontal=True, key="how", help="exact: every game of the greedy actor, weighted")
+        how = st.radio(
+            "Games", kinds, horizontal=True, key="how", help="exact: every game of the greedy actor, weighted"
+        )
         chosen = [share for share in shares if share.how == how]
         st.altair_chart(win_chart(chosen))
         st.dataframe(reading.learning_table(chosen), hide_index=True)
@@ -72,7 +74,7 @@ def show_learning(run: Path) -> None:
         st.dataframe(numbers.sort_index().rename_axis("iteration", axis=1))
 
 
-def win_chart(shares: list[reading.Share]) -> alt.LayerChart:
+def win_chart(shares: list[reading.Share]) -> Any:
     """Win rate by iteration, one line an opponent, with 95% intervals."""
     wins = pd.DataFrame([share for share in shares if share.result == "win"], columns=reading.Share._fields)
     base = alt.Chart(wins).encode(x=alt.X("iteration:Q", axis=alt.Axis(tickMinStep=1)), color="opponent:N")
@@ -80,7 +82,9 @@ def win_chart(shares: list[reading.Share]) -> alt.LayerChart:
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="win rate", scale=scale), tooltip=list(reading.Share._fields)
     )
-    return alt.layer(base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title="win rate", scale=scale), y2="high:Q"), line)
+    return alt.layer(
+        base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", title="win rate", scale=scale), y2="high:Q"), line
+    )
 
 
 # -- diary -------------------------------------------------------------------------------------------------------------
@@ -132,7 +136,9 @@ def show_record(run: Path, record: Record) -> None:
 def positions_of(run: Path, record: Record) -> list[boards.Position]:
     spec = reading.game_spec(run)
     try:
-        game = envs.make_from_spec(record["game"]) if "game" in record else envs.make(spec[0], **spec[1]) if spec else None
+        game = (
+            envs.make_from_spec(record["game"]) if "game" in record else envs.make(spec[0], **spec[1]) if spec else None
+        )
         return boards.positions(game, record) if game else []
     except (NLRLError, ValueError, KeyError, TypeError) as error:
         st.warning(f"No picture: {error}")

@@ -56,7 +56,9 @@ def _state_position(game: Game[Any], record: Record) -> Position:
         arrows={chosen: 1.0} if chosen in legal else None,
         marks={action: f"{verdict:+.2f}" for action, verdict in verdicts.items()},
     )
-    caption = "" if chosen not in legal else f"{_name(game, game.current_player(state))}: {game.action_text(state, chosen)}"
+    caption = (
+        "" if chosen not in legal else f"{_name(game, game.current_player(state))}: {game.action_text(state, chosen)}"
+    )
     texts = [f"{game.action_text(state, c['action'])}: {c.get('text')}" for c in opinions if c["action"] in legal]
     return Position(caption, svg, "\n".join([*texts, record.get("text") or record.get("argument") or ""]))
 

@@ -1,4 +1,5 @@
-"""What the viewer shows of a run, read from its folder: a run that is still being written, torn or empty reads as far as it goes."""
+"""What the viewer shows of a run, read from its folder. A run that is being written, torn or empty reads as far as it
+goes."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def learning_table(rows: Sequence[Share]) -> list[dict[str, Any]]:
     lines: dict[tuple[int, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row.opponent, row.iteration)):
         line = lines.setdefault(
-            (row.iteration, row.opponent), {"iteration": row.iteration, "opponent": row.opponent, **dict.fromkeys(RESULTS, "")}
+            (row.iteration, row.opponent),
+            {"iteration": row.iteration, "opponent": row.opponent, **dict.fromkeys(RESULTS, "")},
         )
         interval = f" [{row.low:.3f}, {row.high:.3f}]" if row.high > row.low else ""
         line[row.result] = f"{row.share:.3f}{interval}"
@@ -101,8 +103,8 @@ def game_spec(run: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def harmless(markdown: str) -> str:
-    """Markdown of a run in which a model's words make no HTML, images, links, formulas or colours. The run's own headings,
-    tables, quotes and fenced boards stay."""
+    """Markdown of a run in which a model's words make no HTML, images, links, formulas or colours. The run's own
+    headings, tables, quotes and fenced boards stay."""
     lines, fenced = [], False
     for line in markdown.splitlines():
         fence = line.startswith("```")

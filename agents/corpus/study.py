@@ -71,7 +71,8 @@ def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example])
     claims = [
         claim.true
         for example, completion in zip(found, completions, strict=True)
-        for claim in check_claims(completion.text, game, example.inp.state)
+        if role != "g2"  # its text retells moves: most of what it says is about positions on the way
+        for claim in check_claims(completion.text, game, example.inp.state, getattr(example.inp, "action", None))
     ]
     parsed = [output for output in outputs if not isinstance(output, ParseFailure)]
     exact_role = role not in (*MOVERS, "q", "v")  # V and Q of the base are noise: there is nothing to be right about

@@ -21,7 +21,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -64,9 +64,19 @@ def _any_row() -> re.Pattern[str]:
     return re.compile("|".join(row.pattern.pattern for row in _rows()), re.IGNORECASE)
 
 
+_DIGITS = re.compile(r"\d+")
+
+
+@lru_cache(maxsize=1 << 16)
+def _has_leak(text: str) -> bool:
+    """Whether anything leaks. No pattern tells one number from another, so texts that differ in numbers alone are one
+    text here: a trained model's answers are few by that measure, and there are a great many of them."""
+    return _any_row().search(text) is not None
+
+
 def find_leaks(text: str) -> list[Leak]:
     """The leaks of a text, in order; they do not overlap."""
-    if _any_row().search(text) is None:
+    if not _has_leak(_DIGITS.sub("5", text)):
         return []
     taken: list[tuple[int, int]] = []
     leaks = []

@@ -106,8 +106,8 @@ def compare_verdicts(
 def one_step_value(game: Game, state: Any) -> float:
     """A value of a position, for its player to move, that reads no further than one reply.
 
-    1 where a move wins at once; -1 where every move lets the opponent win at once; `MUST_BLOCK` where some do, so that a
-    threat must be met; 0 elsewhere. A chance move wins if it always does.
+    1 where a move wins at once; -1 where every move lets the opponent win at once; `MUST_BLOCK` where some do, so that
+    a threat must be met; 0 elsewhere. A chance move wins if it always does.
 
     Raises:
         ValueError: not a two-player game, or the game is over.

@@ -66,8 +66,7 @@ class MLP(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         scale = self.up_gate_scale() * self.width**0.5
-        up, gate = F.linear(h, self.up_gate.weight * scale[:, None]).chunk(2, -1)
-        return self.down(up * F.silu(gate))
+        return self.down(kernels.swiglu(F.linear(h, self.up_gate.weight * scale[:, None])))
 
 
 class Layer(GradientCheckpointingLayer):

@@ -30,7 +30,7 @@ IN_LAYER = {
     "attention.qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
     "attention.output.weight": ("self_attn.o_proj.weight",),
     "mlp_norm.weight": ("post_attention_layernorm.weight",),
-    "mlp.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    "mlp.up_gate.weight": ("mlp.up_proj.weight", "mlp.gate_proj.weight"),
     "mlp.down.weight": ("mlp.down_proj.weight",),
 }
 """Our tensor: Hugging Face's, stacked row on row."""

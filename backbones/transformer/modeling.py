@@ -1,15 +1,15 @@
 """The control: a Llama-shaped decoder (RMSNorm, rotary embedding, grouped-query attention, SwiGLU).
 
-Projections that read the same input are one matrix (`qkv`, `gate_up`): three matrix products fewer a layer.
+Projections that read the same input are one matrix (`qkv`, `up_gate`): three matrix products fewer a layer.
 """
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from nlrl import kernels
 from nlrl.backbones.attention import Context, attend, context
 from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.rotary import frequencies, rotary
@@ -38,12 +38,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.up_gate = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down = Writer(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(kernels.swiglu(self.up_gate(x)))
 
 
 class Layer(GradientCheckpointingLayer):

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nlrl.kernels.unit_lerp.reference import SMALLEST_NORM
+
 PROGRAMS_PER_PROCESSOR = 4
 """Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
 
@@ -68,7 +70,7 @@ class UnitLerp(torch.autograd.Function):
         x_scale, z_scale = h.new_empty((2, rows), dtype=torch.float32)
         if rows:
             with torch.cuda.device_of(h):
-                _forward[(rows,)](h, x, a, y, x_scale, z_scale, width, 1e-24, **_launch(width))
+                _forward[(rows,)](h, x, a, y, x_scale, z_scale, width, SMALLEST_NORM**2, **_launch(width))
         ctx.save_for_backward(h, x, a, y, x_scale, z_scale)
         return y
 

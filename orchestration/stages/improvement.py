@@ -87,7 +87,7 @@ def _candidates(session: Session, states: Sequence[Any], visited: dict[Any, Visi
     if config.candidates == "legal":
         return [session.game.legal_actions(state) for state in states]
     plies = [visited[state].ply for state in states]
-    job = TableJob(session.versions[ACTOR], session.config.rollout.temperature, states, plies)
+    job = TableJob(session.versions[ACTOR], session.config.rollout.temperature, states, plies, config.mask_samples)
     tables: list[Counter[int | None]] = session.workers[0].call("policy_table", job).result()
     return [tuple(a for a, _ in table.most_common() if a is not None)[: config.mask_keep] for table in tables]
 

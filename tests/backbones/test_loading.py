@@ -144,7 +144,7 @@ def test_impossible_configs_are_refused(saved):
 
 def test_shape_mismatch_names_the_tensor_and_both_shapes(saved):
     edit_config(saved, intermediate_size=48)
-    assert "layers.0.mlp.gate_up.weight has shape (80, 24), but config.json asks for (96, 24)" in refusal(saved)
+    assert "layers.0.mlp.up_gate.weight has shape (80, 24), but config.json asks for (96, 24)" in refusal(saved)
 
 
 def test_missing_and_foreign_tensors_are_named(saved):

@@ -89,7 +89,8 @@ def sure_of(tokenizer, *texts):
 def ragged(count, **sampling):
     prompts = [tuple(4 + (7 * i + 3 * t) % 200 for t in range(1 + (5 * i) % 17)) for i in range(count)]
     return [
-        Request(tokens=p, sampling=Sampling(max_tokens=3 + (4 * i) % 11, **sampling), seed=i) for i, p in enumerate(prompts)
+        Request(tokens=p, sampling=Sampling(max_tokens=3 + (4 * i) % 11, **sampling), seed=i)
+        for i, p in enumerate(prompts)
     ]
 
 
@@ -154,7 +155,9 @@ def test_greedy_requests_are_equal_whatever_their_seed(lm, model, monkeypatch):
     rows = []
     hidden = model.hidden
     monkeypatch.setattr(model, "hidden", lambda ids, *rest: rows.append(ids.shape[0]) or hidden(ids, *rest))
-    lm.generate([Request(tokens=(5, 6), sampling=Sampling(temperature=0.0, max_tokens=3), seed=seed) for seed in range(7)])
+    lm.generate(
+        [Request(tokens=(5, 6), sampling=Sampling(temperature=0.0, max_tokens=3), seed=seed) for seed in range(7)]
+    )
     assert model.device.type == "cuda" or set(rows) == {1}
 
 
@@ -269,13 +272,17 @@ def test_expected_number_is_read_and_the_nearest_grid_number_written(tokenizer):
 def test_every_number_can_be_written_without_a_grid(tokenizer):
     rows = sure_of(tokenizer, {"+0.50": math.log(0.6), "-0.32": math.log(0.4)}, "<eos>")  # 0.172
     request = Request(tokens=(1,), sampling=Sampling(temperature=0.0, max_tokens=2, expected_number=True))
-    texts = [NativeLanguageModel(Table(rows), tokenizer, number_grid=g).generate([request])[0].text for g in (0.02, 0, 0.5)]
+    texts = [
+        NativeLanguageModel(Table(rows), tokenizer, number_grid=g).generate([request])[0].text for g in (0.02, 0, 0.5)
+    ]
     assert texts == ["+0.18", "+0.17", "+0.00"]
 
 
 def test_an_answer_without_a_number_has_no_expectation(tokenizer):
     lm = NativeLanguageModel(Table(sure_of(tokenizer, "a", "+1.50", "<eos>")), tokenizer)  # out of range: not a verdict
-    [answer] = lm.generate([Request(tokens=(1,), sampling=Sampling(temperature=0.0, max_tokens=3, expected_number=True))])
+    [answer] = lm.generate(
+        [Request(tokens=(1,), sampling=Sampling(temperature=0.0, max_tokens=3, expected_number=True))]
+    )
     assert (answer.text, answer.expectation) == ("a+1.50", None)
 
 
@@ -321,7 +328,11 @@ def test_new_weights_speak_under_their_version(lm, model, tokenizer):
 def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(lm, model):
     state = dict(model.state_dict())
     name = "layers.1.mlp.down.weight"
-    for wrong in ({**state, name: state[name][1:]}, {**state, "extra": state[name]}, {k: v for k, v in state.items() if k != name}):
+    for wrong in (
+        {**state, name: state[name][1:]},
+        {**state, "extra": state[name]},
+        {k: v for k, v in state.items() if k != name},
+    ):
         with pytest.raises(NLRLError, match="extra|" + name.replace(".", r"\.")):
             lm.load_weights(wrong, "v2")
     assert lm.weight_version == "initial"
@@ -348,7 +359,9 @@ def test_scores_of_empty_continuations_are_empty(lm):
 
 def test_the_context_limits_answers_and_refuses_long_prompts(lm):
     sampling = Sampling(max_tokens=50)
-    long, short = lm.generate([Request(tokens=(5,) * 64, sampling=sampling), Request(tokens=(5,) * 60, sampling=sampling)])
+    long, short = lm.generate(
+        [Request(tokens=(5,) * 64, sampling=sampling), Request(tokens=(5,) * 60, sampling=sampling)]
+    )
     assert (long.finish_reason, long.tokens) == ("error", ())
     assert "64" in long.error
     assert len(short.tokens) <= 4

@@ -20,7 +20,9 @@ def examples(count, seed=0, longest=30):
         return tuple(rng.randrange(3, 60) for _ in range(n))
 
     return [
-        TokenExample(tokens(rng.randrange(1, longest // 2)), tokens(rng.randrange(1, longest // 2)), rng.choice([0.5, 1.0, 2.0]))
+        TokenExample(
+            tokens(rng.randrange(1, longest // 2)), tokens(rng.randrange(1, longest // 2)), rng.choice([0.5, 1.0, 2.0])
+        )
         for _ in range(count)
     ]
 
@@ -94,7 +96,12 @@ def test_block_mask_is_causal_within_documents():
 def model():
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, initializer_range=0.3
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.3,
     )
     return TransformerForCausalLM(config).double()
 
@@ -103,7 +110,7 @@ def loss_and_gradients(network, batch, masked=True):
     network.zero_grad()
     total, weight = target_loss(network, batch, masked)
     total.backward()
-    return float(total), float(weight), [p.grad.clone() for p in network.parameters()]
+    return total.item(), weight.item(), [p.grad.clone() for p in network.parameters()]
 
 
 def test_packed_loss_and_gradients_are_the_sum_of_the_documents_own():
@@ -126,7 +133,9 @@ def test_without_the_mask_documents_would_leak():
 def test_padded_rows_need_no_mask():
     padded = TokenBatch.of(pad_rows(examples(20), 40))
     network = model()
-    assert loss_and_gradients(network, padded, masked=False)[0] == pytest.approx(loss_and_gradients(network, padded)[0], rel=1e-6)
+    assert loss_and_gradients(network, padded, masked=False)[0] == pytest.approx(
+        loss_and_gradients(network, padded)[0], rel=1e-6
+    )
 
 
 def test_sixteen_bits_carry_a_batch():

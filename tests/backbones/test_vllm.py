@@ -1,6 +1,7 @@
 """vLLM for real, on a CPU: in this process, in a Ray actor, and as a server that the endpoint client talks to.
 
-Runs where vllm is installed (`make test-vllm`), with a tiny random Llama; transformers is the reference for tokens and log-probabilities.
+Runs where vllm is installed (`make test-vllm`), on a tiny random Llama; transformers is the reference for tokens and
+log-probabilities.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def test_a_request_that_vllm_refuses_is_data_and_the_others_are_answered(engine)
     too_long = Request(tokens=(5,) * 300, sampling=GREEDY)
     too_cold = chat(WORDS[0], Sampling(temperature=-1.0))
     completions = engine.generate([chat(WORDS[0]), too_long, too_cold, chat(WORDS[1])])
-    assert [c.finish_reason for c in completions] == ["length", "error", "error", "length"]
+    assert [c.finish_reason == "error" for c in completions] == [False, True, True, False]
     assert "256" in completions[1].error
     assert "temperature" in completions[2].error
 
@@ -149,13 +150,13 @@ def test_exchanged_weights_answer_like_a_fresh_model(engine, reference, tiny_lla
     before = engine.generate(requests)
     other = Reference(tiny_llama[1])
     try:
-        engine.load_weights(tiny_llama[1], version="v1")
+        engine.load_checkpoint(tiny_llama[1], version="v1")
         after = engine.generate(requests)
         assert [c.tokens for c in after] == [other.greedy(other.prompt(r), GREEDY.max_tokens) for r in requests]
         assert {c.weight_version for c in after} == {engine.weight_version} == {"v1"}
         assert_logprobs_are_those_of(other, other.prompt(requests[0]), after[0])
     finally:
-        engine.load_weights(tiny_llama[0], version="v0")
+        engine.load_checkpoint(tiny_llama[0], version="v0")
     assert engine.generate(requests) == before
 
 
@@ -167,7 +168,7 @@ def test_weights_are_never_exchanged_under_an_answer(engine, tiny_llama, referen
     threads = [threading.Thread(target=lambda: found.extend(engine.generate([request] * 4))) for _ in range(6)]
     for i, thread in enumerate(threads):
         thread.start()
-        engine.load_weights(tiny_llama[(i + 1) % 2], version=f"v{(i + 1) % 2}")
+        engine.load_checkpoint(tiny_llama[(i + 1) % 2], version=f"v{(i + 1) % 2}")
     for thread in threads:
         thread.join()
     assert len(found) == 24
@@ -181,9 +182,9 @@ def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(engine, tiny
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(NLRLError, match="num_hidden_layers"):
-        engine.load_weights(other, version="v9")
+        engine.load_checkpoint(other, version="v9")
     with pytest.raises(NLRLError, match=r"config\.json"):
-        engine.load_weights(tmp_path / "nowhere", version="v9")
+        engine.load_checkpoint(tmp_path / "nowhere", version="v9")
     assert engine.generate([chat(WORDS[0])]) == before
 
 
@@ -204,15 +205,18 @@ def endpoint(vllm_server) -> Iterator[OpenAIModel]:
 
 def test_the_server_gives_tokens_and_logprobs(endpoint, reference):
     requests = [chat(words) for words in WORDS]
-    for request, completion in zip(requests, endpoint.generate(requests), strict=True):
+    completions = endpoint.generate(requests)
+    for request, completion in zip(requests, completions, strict=True):
         prompt = reference.prompt(request)
         assert completion.tokens == reference.greedy(prompt, GREEDY.max_tokens)
         assert completion.prompt_tokens == len(prompt)
-        assert completion.finish_reason == "length"
+        assert completion.finish_reason == ("length" if len(completion.tokens) == GREEDY.max_tokens else "stop")
         assert completion.weight_version.startswith("tiny")
         assert_logprobs_are_those_of(reference, prompt, completion)
     usage = endpoint.meter.usage
-    assert (usage.requests, usage.completion_tokens, usage.errors) == (4, 64, 0)
+    assert usage.requests == 4
+    assert usage.completion_tokens == sum(len(c.tokens) for c in completions)
+    assert usage.unreported_tokens == usage.errors == 0
 
 
 def test_the_server_takes_prompts_of_tokens(endpoint, reference):

@@ -34,7 +34,13 @@ def verdict_failure(said):
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [("illegal", "illegal"), ("ambiguous", "ambiguous"), ("truncated", "truncated"), ("empty", "empty"), ("error", "error")],
+    [
+        ("illegal", "illegal"),
+        ("ambiguous", "ambiguous"),
+        ("truncated", "truncated"),
+        ("empty", "empty"),
+        ("error", "error"),
+    ],
 )
 @pytest.mark.parametrize("answer", [MOVE, '{"why": "it holds four lines", "best_move": 5}', "best_move: 5."])
 def test_a_move_fails_as_its_fault_says(answer, fault, reason):

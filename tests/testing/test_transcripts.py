@@ -13,7 +13,9 @@ def ask(text, seed=0, **sampling):
 
 
 def test_a_replay_says_what_the_recorded_model_said_in_any_order(tmp_path):
-    inner = ScriptedModel(lambda request: f"seed {request.seed}: +0.50", expectation=lambda _: 0.25, weight_version="w7")
+    inner = ScriptedModel(
+        lambda request: f"seed {request.seed}: +0.50", expectation=lambda _: 0.25, weight_version="w7"
+    )
     requests = [ask("a", seed=1), ask("a", seed=2), ask("a", seed=1, expected_number=True), Request(tokens=())]
     recorder = RecordingModel(inner, tmp_path / "t.jsonl")
     said = recorder.generate(requests[:2]) + recorder.generate(requests[2:])
@@ -36,7 +38,14 @@ def test_the_last_recording_of_a_request_counts(tmp_path):
 
 
 def test_keys_tell_prompts_sampling_and_seeds_apart():
-    requests = [ask("a"), ask("b"), ask("a", seed=1), ask("a", temperature=0.0), Request(tokens=(1,)), Request(tokens=(2,))]
+    requests = [
+        ask("a"),
+        ask("b"),
+        ask("a", seed=1),
+        ask("a", temperature=0.0),
+        Request(tokens=(1,)),
+        Request(tokens=(2,)),
+    ]
     assert len({request_key(request) for request in requests}) == len(requests)
     assert request_key(ask("a", temperature=1.0)) == request_key(ask("a"))
 

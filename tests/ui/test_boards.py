@@ -26,7 +26,10 @@ def test_a_forfeit_shows_what_was_said_instead_of_a_move():
 def test_a_state_shows_verdicts_the_choice_and_the_texts():
     record = {
         "state": START,
-        "candidates": [{"action": 4, "text": "four lines", "verdict": 0.5}, {"action": 0, "text": "a corner", "verdict": None}],
+        "candidates": [
+            {"action": 4, "text": "four lines", "verdict": 0.5},
+            {"action": 0, "text": "a corner", "verdict": None},
+        ],
         "action": 4,
         "text": "The middle.",
     }
@@ -44,5 +47,5 @@ def test_a_game_with_chance_stops_where_the_record_does_not_say_what_happened():
 
 def test_other_records_have_no_board_and_wrong_ones_are_refused():
     assert positions(GAME, {"kind": "other"}) == []
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match="not a board"):
         positions(GAME, {"state": "not a board"})
