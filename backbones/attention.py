@@ -30,13 +30,12 @@ def context(position_ids: Tensor, turns: Tensor, mask=None, cache=None, slots=No
     return Context(*angles(position_ids, turns), mask, cache, where)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context, scale: float | None = None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context) -> Tensor:
     """Attention of one layer.
 
     Args:
         query: `(batch, time, heads, head_dim)`.
         key, value: `(batch, time, kv_heads, head_dim)`; heads is a multiple of kv_heads.
-        scale: factor of the scores; None is `head_dim ** -0.5`.
     Returns: `(batch, time, heads * head_dim)`.
     """
     if context.cache is None:
@@ -45,28 +44,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
         keys, values = context.cache.write(layer, key, value, context.where)
         query = query.to(keys.dtype)
     if query.shape[1] == 1 and context.mask is not None:
-        return _attend_one(query, keys, values, context.mask, scale)
-    return _attend_all(query.transpose(1, 2), keys, values, context.mask, scale)
+        return _attend_one(query, keys, values, context.mask)
+    return _attend_all(query.transpose(1, 2), keys, values, context.mask)
 
 
-def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     grouped = keys.shape[1] != query.shape[1]
-    if grouped and query.is_cuda and mask is not None:
-        # The CUDA kernels that take a mask take no groups; left grouped, the call would run as unfused arithmetic.
-        group = query.shape[1] // keys.shape[1]
-        keys, values, grouped = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1), False
-    y = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
+    y = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=mask is None, enable_gqa=grouped)
     return y.transpose(1, 2).flatten(2)
 
 
-def _attend_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+def _attend_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """One new token a row: the heads of a group become the queries of one head, so no key is copied."""
     batch, _, heads, head_dim = query.shape
     query = query.reshape(batch, keys.shape[1], -1, head_dim)
     if query.is_cuda:
-        y = F.scaled_dot_product_attention(query, keys, values, mask, scale=scale)
+        y = F.scaled_dot_product_attention(query, keys, values, mask)
     else:  # The fused CPU kernel is made for many queries; with a few, two matrix products take half its time.
-        scores = (query * (scale or head_dim**-0.5)) @ keys.transpose(-1, -2)
+        scores = (query * head_dim**-0.5) @ keys.transpose(-1, -2)
         scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
         y = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
     return y.reshape(batch, 1, heads * head_dim)

@@ -1,10 +1,10 @@
 """The one base class of our language models.
 
 1. A backbone is a `transformers` model: `from_pretrained`, `generate`, trainers and `save_pretrained` work.
-2. Beside `forward` it has two lean methods, `hidden` and `logits`. Samplers and trainers call them, since a trainer wants logits of
-   answer tokens only and a sampler wants the last token only, both without padding logic.
-3. Neither method looks at the values of tensors from Python, and every shape follows from the arguments' shapes: they can be
-   captured in a CUDA graph and compiled.
+2. Beside `forward` it has two lean methods, `hidden` and `logits`. Samplers and trainers call them, since a trainer
+   wants logits of answer tokens only and a sampler wants the last token only, both without padding logic.
+3. Neither method looks at the values of tensors from Python, and every shape follows from the arguments' shapes: they
+   can be captured in a CUDA graph and compiled.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
 
 from nlrl.backbones.kv_cache import GrowingCache, KVCache
 
@@ -25,7 +26,7 @@ class Backbone(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
 
     def hidden(
         self,
@@ -39,8 +40,8 @@ class Backbone(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids, position_ids: `(batch, time)` long.
-            mask: bool `(batch, 1, time, keys)`, True = may attend; every query must be allowed one key at least. None is plain
-                causal attention, and only without a cache.
+            mask: bool `(batch, 1, time, keys)`, True = may attend; every query must be allowed one key at least. None
+                is plain causal attention, and only without a cache.
             cache: where keys and values go; keys is then `cache.length`.
             slots: `(batch, time)` long: where on the cache's key axis this call writes.
         """
@@ -53,13 +54,13 @@ class Backbone(PreTrainedModel, GenerationMixin):
     def new_cache(self, batch: int, length: int, device=None, dtype=None) -> KVCache:
         """An empty cache of static shape; device and dtype default to the model's."""
         c = self.config
-        return KVCache.zeros(
-            c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim, device or self.device, dtype or self.dtype
-        )
+        shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
+        return KVCache.zeros(shape, device or self.device, dtype or self.dtype)
 
     def after_step(self) -> None:
-        """Called after every optimizer step, and after weights were rounded; for models whose weights obey a constraint."""
+        """Puts weights back where they must be; called after every optimizer step and after weights were rounded."""
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -69,7 +70,6 @@ class Backbone(PreTrainedModel, GenerationMixin):
         past_key_values=None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """The Hugging Face call.
@@ -100,8 +100,8 @@ class Backbone(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values if use_cache else None)
-        return output if return_dict is not False else output.to_tuple()
+        kept_cache = past_key_values if use_cache else None
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=kept_cache)  # pyright: ignore
 
 
 def _positions(input_ids: Tensor, attention_mask: Tensor | None, past: int) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlrl.errors import NLRLError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -63,7 +66,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise NLRLError(f"{path} is torn or no safetensors file ({error}): copy or save it again") from None
 
 
-def build(model_class: type[PreTrainedModel], config, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype):
+def build(model_class: type[Model], config, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype) -> Model:
     """A model in evaluation mode that holds the given tensors; draws no random number and fills no weight twice.
 
     Raises: NLRLError: a tensor is missing, unknown or of another shape. source only serves the message.
@@ -84,12 +87,11 @@ def _check_tensors(expected: dict[str, tuple], tensors: dict[str, Tensor], sourc
         if name in tensors and tuple(tensors[name].shape) != shape:
             found = tuple(tensors[name].shape)
             raise NLRLError(f"{source}: tensor {name} has shape {found}, but config.json asks for {shape}")
-    for problem, names in (("lacks", expected.keys() - tensors.keys()), ("holds", tensors.keys() - expected.keys())):
-        if names:
-            reason = "a part of" if problem == "lacks" else "which is no part of"
-            raise NLRLError(
-                f"{source} {problem} tensor {min(names)} ({len(names)} such in all), {reason} a {model_type!r} model of this config"
-            )
+    kind = f"part of a {model_type!r} model of this config"
+    if missing := expected.keys() - tensors.keys():
+        raise NLRLError(f"{source} lacks tensor {min(missing)} ({len(missing)} such in all), a {kind}")
+    if foreign := tensors.keys() - expected.keys():
+        raise NLRLError(f"{source} holds tensor {min(foreign)} ({len(foreign)} such in all), which is no {kind}")
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -97,7 +99,9 @@ def write_weights(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, me
     rounded = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     for name, tensor in rounded.items():
         if not tensor.isfinite().all():
-            raise NLRLError(f"tensor {name} has values that {dtype} cannot hold (or NaN): save with dtype=torch.float32")
+            raise NLRLError(
+                f"tensor {name} has values that {dtype} cannot hold (or NaN): save with dtype=torch.float32"
+            )
     save_file(rounded, path, metadata={"format": "pt", **metadata})
 
 

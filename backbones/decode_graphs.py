@@ -19,8 +19,9 @@ from nlrl.backbones.kv_cache import KVCache
 from nlrl.backbones.sampler import Features, Settings
 
 log = logging.getLogger(__name__)
-BATCH_BUCKETS = (8, 32, 128, 256, 512, 1024, 2048, 4096)
-LENGTH_STEP = 64
+BATCH_BUCKETS = (64, 512, 2048, 4096)
+"""Few: capturing a graph takes longer than replaying one with idle rows."""
+LENGTH_STEP = 128
 STEPS_PER_CHECK = 8
 
 
@@ -47,22 +48,25 @@ class DecodeGraph:
             features,
             length,
         )
-        with torch.device(device):
-            self.graph = self._capture(pool)
+        self.graph = self._capture(pool)
 
     def _capture(self, pool) -> torch.cuda.CUDAGraph:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):  # lazy initialisation (cuBLAS, Triton) must not fall into the capture
-                decode_step(self.decoder, self.batch, self.batch.cache)
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread (a data loader's, say) may use the device during the capture.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            decode_step(self.decoder, self.batch, self.batch.cache)
+        with torch.cuda.device(self.decoder.end_tokens.device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(2):  # lazy initialisation (cuBLAS, Triton) must not fall into the capture
+                    self._step()
+            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: another thread (a data loader's, say) may use the device during the capture.
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                self._step()
         return graph
+
+    def _step(self) -> None:
+        decode_step(self.decoder, self.batch, self.batch.cache)
 
     def load(self, batch: Batch) -> None:
         """Copies a freshly started batch into the static buffers; spare rows stay finished."""

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.kv_cache import KVCache
 from nlrl.backbones.sampler import Features, NumberTokens, Settings, choose
 
@@ -29,7 +32,7 @@ Watch = Callable[["Batch"], Iterable[int]]
 class Decoder:
     """What a decoding step needs beside the batch."""
 
-    model: torch.nn.Module
+    model: Backbone
     end_tokens: Tensor
     """`(ends,)` int64."""
     numbers: NumberTokens | None
@@ -117,11 +120,13 @@ def passes(lengths: Sequence[int], tokens: int) -> list[slice]:
 
 def padded(rows: Sequence[Sequence[int]], device) -> Tensor:
     """Right-padded with 0: int64 `(rows, longest)`."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *(0,) * (longest - len(row))] for row in rows], dtype=torch.int64).to(device)
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    ids[np.arange(lengths.max()) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+    return torch.from_numpy(ids).to(device)
 
 
-def prefill(model, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) -> Tensor:
+def prefill(model: Backbone, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) -> Tensor:
     """Writes the prompts' keys and values into `cache`; returns the logits after each, float32 `(prompts, vocab)`."""
     device = cache.keys.device
     last = []

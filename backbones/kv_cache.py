@@ -23,8 +23,7 @@ class KVCache:
     values: Tensor
 
     @classmethod
-    def zeros(cls, layers, batch, kv_heads, length, head_dim, device=None, dtype=None) -> KVCache:
-        shape = (layers, batch, kv_heads, length, head_dim)
+    def zeros(cls, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> KVCache:
         return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
 
     @property
@@ -36,14 +35,20 @@ class KVCache:
         """A copy that holds the given rows of the batch, in order, repeats allowed. rows: `(n,)` long."""
         return KVCache(self.keys.index_select(1, rows), self.values.index_select(1, rows))
 
-    def write(self, layer: int, key: Tensor, value: Tensor, where: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def write(
+        self, layer: int, key: Tensor, value: Tensor, where: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         """Stores new keys and values in place and returns all of the layer's, `(batch, kv_heads, length, head_dim)`.
 
         Args:
             layer: index of the layer.
             key, value: `(batch, time, kv_heads, head_dim)`.
             where: (row, slot) of every new token, broadcastable to `(batch, time)`.
+        Raises:
+            ValueError: `where` is not given.
         """
+        if where is None:
+            raise ValueError("a KVCache needs `slots`: where each new token is written")
         keys, values = self.keys[layer], self.values[layer]
         keys.transpose(1, 2).index_put_(where, key.to(keys.dtype))
         values.transpose(1, 2).index_put_(where, value.to(values.dtype))

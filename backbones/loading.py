@@ -29,13 +29,13 @@ def load(
     """A model in evaluation mode, and its tokenizer.
 
     Args:
-        name_or_dir: a bundled name (which goes before a folder of that name; write "./name" for the folder), a folder that `save`
-            wrote, or a Hugging Face Llama folder.
+        name_or_dir: a bundled name (which goes before a folder of that name; write "./name" for the folder), a folder
+            that `save` wrote, or a Hugging Face Llama folder.
         device: where the weights go.
         dtype: what they are computed in, whatever they are stored in.
     Raises:
-        NLRLError: there is no such folder, its layout is unknown, a file is missing or torn, a tensor is missing or has another shape
-            than config.json says, or the tokenizer does not belong to the weights.
+        NLRLError: there is no such folder, its layout is unknown, a file is missing or torn, a tensor is missing or
+            has another shape than config.json says, or the tokenizer does not belong to the weights.
     """
     folder = _folder(name_or_dir)
     model_type = checkpoint.read_json(folder / "config.json").get("model_type")
@@ -48,13 +48,14 @@ def load(
         known = ", ".join([*sorted(MODELS), "llama"])
         raise NLRLError(f"{folder / 'config.json'}: model_type is {model_type!r}; known are {known}")
     _check_size(folder, model, tokenizer)
-    return model.to(device), tokenizer
+    return model.to(device), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def save(
     model: Backbone, tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Writes a folder that `load` and the Auto classes read; an older folder of that name is replaced, at once and whole.
+    """Writes a folder that `load` and the Auto classes read; an older folder of that name is replaced, at once and
+    whole.
 
     Raises:
         NLRLError: a weight is not finite in dtype, or the tokenizer has more tokens than the model.
@@ -95,7 +96,9 @@ def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast,
     tensors, metadata = checkpoint.read_tensors(folder)
     trained_with = metadata.get(checkpoint.VOCABULARY_KEY)
     if trained_with and trained_with != checkpoint.fingerprint(tokenizer):
-        raise NLRLError(f"{folder}: the weights were saved with another vocabulary than that of {folder / 'tokenizer.json'}")
+        raise NLRLError(
+            f"{folder}: the weights were saved with another vocabulary than that of {folder / 'tokenizer.json'}"
+        )
     model = checkpoint.build(made_by, config, tensors, folder, dtype)
     if any(tensor.dtype != dtype for tensor in tensors.values()):
         model.after_step()
@@ -104,4 +107,6 @@ def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast,
 
 def _check_size(folder: Path, model: Backbone, tokenizer: PreTrainedTokenizerFast) -> None:
     if len(tokenizer) > model.config.vocab_size:
-        raise NLRLError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}")
+        raise NLRLError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"
+        )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nlrl.backbones import decode_graphs
 from nlrl.backbones.answers import completions, stop_watch, text_decoder
-from nlrl.backbones.decoding import Batch, Decoder, decode, passes, start
+from nlrl.backbones.decoding import Batch, Decoder, decode, padded, passes, start
 from nlrl.backbones.jobs import Job, distinct_jobs, micro_batches
 from nlrl.backbones.language_model import Completion, Request
 from nlrl.backbones.prompts import PromptEncoder
@@ -28,6 +28,7 @@ from nlrl.backbones.sampler import NumberTokens
 from nlrl.errors import NLRLError
 
 log = logging.getLogger(__name__)
+_MOST_LOGITS = 1 << 27
 
 
 class NativeLanguageModel:
@@ -51,12 +52,12 @@ class NativeLanguageModel:
             model: a `Backbone` on the device it is to run on. Used as it is, not copied, unless `dtype` differs.
             tokenizer: a `PreTrainedTokenizerFast`.
             name: who is speaking, in records.
-            max_batch: rows decoded together; by default 512 on a CPU, 4,096 on CUDA.
+            max_batch: rows decoded together; by default 512 on a CPU, 4,096 on CUDA (fewer for a large vocabulary).
             dtype: sample from a private copy of the weights in this type.
             number_grid: `Sampling.expected_number` writes multiples of this only; 0 for every number of the vocabulary.
             weight_version: version of the weights that `model` holds now.
             cuda_graphs: False decodes eagerly on CUDA too.
-            cache_bytes: keys and values of one micro-batch at most; by default 1 GiB on a CPU, a quarter of the
+            cache_bytes: keys and values of one micro-batch at most; by default 1 GiB on a CPU, an eighth of the
                 memory on CUDA.
         """
         if dtype is not None and dtype != model.dtype:
@@ -65,7 +66,7 @@ class NativeLanguageModel:
         self.model = model.eval()
         self.device = model.device
         on_cuda = self.device.type == "cuda"
-        self.max_batch = max_batch or (4096 if on_cuda else 512)
+        self.max_batch = max_batch or (max(64, min(4096, _MOST_LOGITS // model.config.vocab_size)) if on_cuda else 512)
         self._cache_bytes = cache_bytes or _default_cache_bytes(self.device)
         self._pass_tokens = 131_072 if on_cuda else 4_096
         self._version = weight_version
@@ -193,9 +194,8 @@ def _spread(job: Job, completion: Completion, out: list) -> None:
 
 def _score(model, rows: list[tuple[int, ...]], prompt_lengths: list[int]) -> list[list[float]]:
     device = model.device
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *(0,) * (longest - len(row))] for row in rows]).to(device)
-    hidden = model.hidden(ids, torch.arange(longest, device=device).expand_as(ids))
+    ids = padded(rows, device)
+    hidden = model.hidden(ids, torch.arange(ids.shape[1], device=device).expand_as(ids))
     spans = [range(start - 1, len(row) - 1) for row, start in zip(rows, prompt_lengths, strict=True)]
     row_index = torch.tensor([r for r, span in enumerate(spans) for _ in span], dtype=torch.int64).to(device)
     place = torch.tensor([t for span in spans for t in span], dtype=torch.int64).to(device)
@@ -218,5 +218,5 @@ def _end_tokens(model, tokenizer) -> frozenset[int]:
 
 def _default_cache_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 4
+        return torch.cuda.get_device_properties(device).total_memory // 8
     return 1 << 30

@@ -63,18 +63,7 @@ def pack(examples: Sequence[TokenExample], row_length: int, rows: int | None = N
         NLRLError: an example is longer than a row, or empty.
     """
     placed, leftover = _assign(examples, row_length, rows)
-    shape = (len(placed) if rows is None else rows, row_length)
-    packed = PackedRows(
-        tokens=np.zeros(shape, np.int32),
-        documents=np.zeros(shape, np.int32),
-        positions=np.zeros(shape, np.int32),
-        weights=np.zeros(shape, np.float32),
-        examples=len(examples) - len(leftover),
-        leftover=leftover,
-    )
-    for row, documents in enumerate(placed):
-        _fill_row(packed, row, documents)
-    return packed
+    return _filled(placed, len(placed) if rows is None else rows, row_length, leftover)
 
 
 def rows_needed(examples: Sequence[TokenExample], row_length: int) -> int:
@@ -109,6 +98,21 @@ def _checked_length(example: TokenExample, row_length: int) -> int:
     return length
 
 
+def _filled(placed: list[list[TokenExample]], rows: int, row_length: int, leftover: list[TokenExample]) -> PackedRows:
+    shape = (rows, row_length)
+    packed = PackedRows(
+        tokens=np.zeros(shape, np.int32),
+        documents=np.zeros(shape, np.int32),
+        positions=np.zeros(shape, np.int32),
+        weights=np.zeros(shape, np.float32),
+        examples=sum(map(len, placed)),
+        leftover=leftover,
+    )
+    for row, documents in enumerate(placed):
+        _fill_row(packed, row, documents)
+    return packed
+
+
 def _fill_row(packed: PackedRows, row: int, documents: list[TokenExample]) -> None:
     start = 0
     for number, example in enumerate(documents, 1):
@@ -123,14 +127,10 @@ def _fill_row(packed: PackedRows, row: int, documents: list[TokenExample]) -> No
 
 def pad_rows(examples: Sequence[TokenExample], row_length: int | None = None) -> PackedRows:
     """One example a row, in order, padded on the right to the longest (or to `row_length`)."""
-    longest = max(map(len, examples))
-    length = row_length or longest
-    shape = (len(examples), length)
-    packed = PackedRows(*(np.zeros(shape, t) for t in (np.int32, np.int32, np.int32, np.float32)), len(examples), [])
-    for row, example in enumerate(examples):
+    length = row_length or max(map(len, examples))
+    for example in examples:
         _checked_length(example, length)
-        _fill_row(packed, row, [example])
-    return packed
+    return _filled([[example] for example in examples], len(examples), length, [])
 
 
 class TokenBatch(NamedTuple):

@@ -38,9 +38,17 @@ class PromptEncoder:
             return []
         if not getattr(self.tokenizer, "chat_template", None):
             raise NLRLError("the tokenizer has no chat template: give it one, or send Request.tokens")
-        texts = [self._render(chat) for chat in chats]
-        return [tuple(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [tuple(ids) for ids in encode_texts(self.tokenizer, self._render(chats))]
 
-    def _render(self, chat: tuple[Message, ...]) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in chat]
+    def _render(self, chats: list[tuple[Message, ...]]) -> list[str]:
+        turns = [[{"role": message.role, "content": message.content} for message in chat] for chat in chats]
         return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+
+def encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, special tokens only where the text spells them. The fast path skips the offsets that a
+    `PreTrainedTokenizerFast` computes and nobody here reads."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]

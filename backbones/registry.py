@@ -1,8 +1,9 @@
 """Which architectures there are, and how Hugging Face's Auto classes learn of them.
 
-`import nlrl.backbones` must make `AutoModelForCausalLM` know our models, yet also runs before `nlrl.backbones.language_model`, which
-must not cost an import of torch. So nothing is imported here. As soon as somebody imports `transformers` the configurations are
-imported, and each registers itself; a model's own module follows when a model of it is made.
+`import nlrl.backbones` must make `AutoModelForCausalLM` know our models, yet also runs before
+`nlrl.backbones.language_model`, which must not cost an import of torch. So nothing is imported here. As soon as
+somebody imports `transformers` the configurations are imported, and each registers itself; a model's own module
+follows when a model of it is made.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def register(config_class: type) -> type:
 class ModelToCome:
     """Stands for a model class whose module is not imported yet.
 
-    Auto classes take a class to ask it for `from_pretrained` or `from_config`; here the question makes the import. Importing the class
-    when it is registered would run in circles: registration happens inside whichever import of ours first needs `transformers`.
+    Auto classes take a class to ask it for `from_pretrained` or `from_config`; here the question makes the import.
+    Importing the class when it is registered would run in circles: registration happens inside whichever import of
+    ours first needs `transformers`.
     """
 
     def __init__(self, config_class: type):
@@ -52,7 +54,8 @@ class ModelToCome:
 
 
 def import_configurations() -> None:
-    """Imports, and thereby registers, every configuration; one that is being imported right now registers itself when it is done."""
+    """Imports, and thereby registers, every configuration; one that is being imported right now registers itself when
+    it is done."""
     for path in MODELS.values():
         importlib.import_module(path.split(":")[0].replace(".modeling", ".configuration"))
 

@@ -1,4 +1,5 @@
-"""Rotary position embedding (arXiv 2104.09864): pairs of channels turn by an angle proportional to the token's position."""
+"""Rotary position embedding (arXiv 2104.09864): pairs of channels turn by an angle proportional to the token's
+position."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ def frequencies(head_dim: int, rope: dict, like: Tensor) -> Tensor:
     Computed at every call rather than kept in a buffer, since `model.to(dtype)` would round a buffer.
 
     Args:
-        rope: `rope_theta`, and optionally a `rope_type` of `ROPE_TYPES` with that type's numbers under Hugging Face's names.
+        rope: `rope_theta`, and optionally a `rope_type` of `ROPE_TYPES` with that type's numbers under Hugging Face's
+            names.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     turns = rope["rope_theta"] ** (torch.arange(0, head_dim, 2, device=like.device, dtype=dtype) / -head_dim)

@@ -57,7 +57,9 @@ def make_optimizer(model, learning_rate: float, betas: tuple[float, float], weig
             group["lr"] = torch.tensor(
                 learning_rate, device=device
             )  # a tensor, so that a graph reads the current value
-        return torch.optim.AdamW(groups, betas=betas, fused=True, capturable=True)
+        optimizer = torch.optim.AdamW(groups, betas=betas, fused=True, capturable=True)
+        optimizer._warned_capturable_if_run_uncaptured = True  # the eager steps before a capture are meant
+        return optimizer
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.type == "cpu")
 
 
@@ -171,6 +173,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def _on_capture_stream(self) -> Iterator[None]:
+        assert self._stream is not None
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

@@ -16,9 +16,6 @@ from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, row
 from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
 from nlrl.errors import NLRLError
 
-Progress = Callable[[int, int], None]
-"""Called after each step with (steps done, steps in all)."""
-
 
 @dataclass(frozen=True)
 class TrainMetrics:
@@ -64,6 +61,7 @@ class Trainer:
         self.learning_rate = learning_rate
         self.optimizer = make_optimizer(model, learning_rate, betas, weight_decay, self.device)
         bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self._packs = self.device.type == "cuda"
         self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs)
 
     def fit(
@@ -73,13 +71,14 @@ class Trainer:
         batch_size: int = 256,
         seed: int = 0,
         learning_rate: float | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> TrainMetrics:
         """Trains on every example once an epoch, in an order drawn from `seed`.
 
         Args:
             batch_size: examples a step at most; an epoch's steps are of equal size, give or take one.
             learning_rate: for this call; by default the trainer's.
+            progress: called after each step with (steps done, steps in all).
         Raises:
             NLRLError: there are no examples, or the loss stopped being a number.
         """
@@ -93,9 +92,9 @@ class Trainer:
         batches = [chunk for epoch in range(epochs) for chunk in _chunks(examples, batch_size, f"{seed}/{epoch}")]
         per_epoch = len(batches) // epochs
         for done, step in enumerate(self._prepared(batches), 1):
-            if done > len(batches) - per_epoch and (done - 1) % per_epoch == 0:
+            if done == len(batches) - per_epoch + 1:
                 self._step.loss_sum.zero_()
-            self._step(step, masked=self.device.type != "cpu")
+            self._step(step, masked=self._packs)
             if progress is not None:
                 progress(done, len(batches))
         self.model.train(was_training)
@@ -118,9 +117,8 @@ class Trainer:
         shapes = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
         for i, entry in state["state"].items():
             if i >= len(shapes) or entry["exp_avg"].shape != shapes[i]:
-                raise NLRLError(
-                    f"optimizer state {i} has shape {tuple(entry['exp_avg'].shape)}: it belongs to another model"
-                )
+                shape = tuple(entry["exp_avg"].shape)
+                raise NLRLError(f"optimizer state {i} has shape {shape}: it belongs to another model")
         groups = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
@@ -129,8 +127,8 @@ class Trainer:
         self._step.forget_graphs()
 
     def _prepared(self, batches: list[list[TokenExample]]):
-        """Each step's batch for `TrainStep`: padded passes on a CPU, one packed block of equal shape elsewhere."""
-        if self.device.type == "cpu":
+        """Each step's batch for `TrainStep`: padded passes, or on CUDA one packed block of equal shape."""
+        if not self._packs:
             for batch in batches:
                 batch = sorted(batch, key=len)
                 yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], 2048)]

@@ -1,8 +1,8 @@
 """Fused operations: one folder an op, one call for every device.
 
-`nlrl.kernels.<op>(...)` picks the implementation for the device its first tensor is on. `nlrl.kernels.<op>.reference` is the
-formula in plain PyTorch, differentiated by autograd; it runs everywhere and in float64. Triton is imported on the first
-call that needs it, never before.
+`nlrl.kernels.<op>(...)` picks the implementation for the device its first tensor is on. `nlrl.kernels.<op>.reference`
+is the formula in plain PyTorch, differentiated by autograd; it runs everywhere and in float64. Triton is imported on
+the first call that needs it, never before.
 """
 
 from nlrl.kernels.dispatch import Op

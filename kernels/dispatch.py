@@ -17,7 +17,8 @@ class Op:
     def __init__(self, reference: Callable, eager: Callable, triton: str | None = None):
         """
         Args:
-            reference: the plain formula; what a compiler gets, as it fuses that by itself and cannot look into the others.
+            reference: the plain formula; what a compiler gets, as it fuses that by itself and cannot look into the
+                others.
             eager: PyTorch calls that reuse memory, with a backward written by hand; runs on every device.
             triton: "module:function" for CUDA devices, imported at the first call there; None where it would not pay.
         """

@@ -14,6 +14,8 @@ from nlrl.errors import NLRLError
 
 app = SubcommandApp()
 Where = tyro.conf.Positional
+WIDTH = 160
+"""Columns of a table that is written to a pipe or a file."""
 
 
 @app.command(name="report")
@@ -23,12 +25,11 @@ def report_command(run: Where[Path]) -> None:
     Args:
         run: the run's folder.
     """
-    from nlrl.orchestration.logs import console
     from nlrl.orchestration.report import report
 
     if not (run / "config.toml").exists():
         raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
-    console().print(report(run))
+    show(report(run))
 
 
 @app.command(name="eval")
@@ -55,9 +56,8 @@ def eval_command(
         out: write the figures here as JSON, too.
     """
     from nlrl.orchestration.evaluate_agent import evaluate_agent
-    from nlrl.orchestration.logs import console
 
-    console().print(evaluate_agent(agent, game, opponents, games, temperature, seed, base_url, out))
+    show(evaluate_agent(agent, game, opponents, games, temperature, seed, base_url, out))
 
 
 @app.command(name="pretrain")
@@ -72,12 +72,13 @@ def pretrain_command(
         seed: instead of the config's.
         max_seconds: instead of the config's.
     """
-    from nlrl.orchestration.logs import console
+    from rich import print_json
+
     from nlrl.orchestration.pretrain import load_pretrain_config, run_pretraining
 
     given = {"out": out, "seed": seed, "max_seconds": max_seconds}
     report = run_pretraining(load_pretrain_config(config, **{k: v for k, v in given.items() if v is not None}))
-    console().print_json(data=report, default=str)
+    print_json(data=report, default=str)
 
 
 @app.command(name="solve")
@@ -88,10 +89,9 @@ def solve_command(game: Where[str], state: Where[str] = "") -> None:
         game: the game, as in `tictactoe`.
         state: moves from the start, e.g. "1 5 9"; empty for the start.
     """
-    from nlrl.orchestration.logs import console
     from nlrl.orchestration.solve import solution
 
-    console().print(solution(game, state))
+    show(solution(game, state))
 
 
 @app.command(name="play")
@@ -141,7 +141,7 @@ def verify_command(run: Where[Path]) -> None:
 def run_command(arguments: Sequence[str]) -> None:
     """`nlrl run CONFIG [--field value ...]`: the file's values are the defaults of the command line's fields."""
     from nlrl.orchestration.config import RunConfig, load_config, validated
-    from nlrl.orchestration.logs import console, setup_logging
+    from nlrl.orchestration.logs import setup_logging
 
     if not arguments or arguments[0] in ("-h", "--help"):
         default, rest = RunConfig(), ["--help"]
@@ -163,7 +163,14 @@ def run_command(arguments: Sequence[str]) -> None:
     from nlrl.orchestration.report import report
 
     folder = run(config)
-    console().print(report(folder.path))
+    show(report(folder.path))
+
+
+def show(result: Any) -> None:
+    """Prints what a command found out: on stdout, unlike progress and log lines, and in a pipe wide enough for tables."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(result)
 
 
 def main() -> None:

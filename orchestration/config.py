@@ -50,7 +50,7 @@ class ModelConfig(Section):
     """openai: address of the endpoint, such as http://127.0.0.1:8000/v1."""
     api_key_env: str = "OPENAI_API_KEY"
     """openai: the environment variable that holds the key."""
-    max_tokens: int = Field(default=96, gt=0)
+    max_tokens: int = Field(default=64, gt=0)
     """Longest answer, in tokens."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the client as they are (timeouts, memory limits, prices); see docs/language_models.md."""

@@ -16,6 +16,7 @@ from nlrl.envs.opponents import make_opponent
 from nlrl.envs.oracle import oracle_for
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_atomic
+from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.exact import action_values
 from nlrl.orchestration.players import SELF
 from nlrl.orchestration.records import record_key
@@ -36,14 +37,17 @@ class Probe(NamedTuple):
 
 
 def probes(session: Session) -> list[Probe]:
-    """The diary's positions.
+    """The diary's positions."""
+    return probe_list(session.config, session.game)
+
+
+def probe_list(config: RunConfig, game: Game[Any]) -> list[Probe]:
+    """The positions that a config names.
 
     Raises:
         NLRLError: `evaluation.probes` holds a move that is not legal where it stands.
     """
-    game = session.game
-    lines = session.config.evaluation.probes or PROBES.get(game.name, ("",))
-    return [_probe(game, line) for line in lines]
+    return [_probe(game, line) for line in config.evaluation.probes or PROBES.get(game.name, ("",))]
 
 
 def _probe(game: Game[Any], line: str) -> Probe:

@@ -39,7 +39,10 @@ def agent_config(agent: str, base_url: str = "") -> ModelConfig:
             raise NLRLError(
                 f"{agent}: this run has no finished agent yet; finish it with `nlrl run {agent}/config.toml`"
             )
-        return load_config(folder / "config.toml").model.model_copy(update={"name": str(folder / "agent")})
+        model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
+        scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
+        place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained}
+        return model.model_copy(update=place)
     return ModelConfig(name=agent)
 
 
@@ -61,7 +64,7 @@ def evaluate_agent(
         "game": spec,
         "temperature": temperature,
         "sampled": sampled(model, config, spec, opponents, games, temperature, seed),
-        "exact": exact(model, config, spec, opponents) if temperature == 0 and config.kind == "native" else None,
+        "exact": exact(model, config, spec, opponents) if temperature == 0 and config.trainable else None,
     }
     if out is not None:
         write_json_atomic(out, figures)

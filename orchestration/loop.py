@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nlrl.errors import NLRLError
+from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
-from nlrl.orchestration.run_folder import RunFolder
+from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.session import Session, open_session
 from nlrl.orchestration.stages.evaluation import run_evaluation
 from nlrl.orchestration.stages.improvement import run_improvement
@@ -21,7 +21,7 @@ from nlrl.orchestration.stages.policy_table import run_policy_table
 from nlrl.orchestration.stages.rollout import run_rollout
 from nlrl.orchestration.stages.targets import run_targets
 from nlrl.orchestration.stages.training import run_actor, run_critic
-from nlrl.orchestration.tracking import Tracker, make_tracker
+from nlrl.orchestration.tracking import METRICS_FILE, Tracker, make_tracker, read_metrics
 
 log = logging.getLogger(__name__)
 STAGES: tuple[tuple[str, Callable[[Session, int], Any]], ...] = (
@@ -42,17 +42,14 @@ def run(config: RunConfig) -> RunFolder:
     Raises:
         NLRLError: the config and the folder do not agree, a model cannot be opened, an actor died, the disk is full.
     """
+    check(config)
     values = config.model_dump(mode="json", exclude_none=True)
     folder = RunFolder.open(config.out, values, to_toml(config), ignore=VOLATILE)
-    if not config.model.trainable:
-        folder.close()
-        raise NLRLError(
-            f"model.kind is '{config.model.kind}': only native models can be trained here; "
-            "name such a model under [teacher], or measure it as it is with `nlrl eval`"
-        )
     try:
         session = open_session(config, folder)
     except BaseException:
+        if not any(folder.stages()):  # nothing was begun, so the mended config need not be the same
+            (folder.path / CONFIG_FILE).unlink(missing_ok=True)
         folder.close()
         raise
     try:
@@ -97,6 +94,8 @@ def _one(session: Session, iteration: int) -> dict[str, float]:
 def _track(session: Session, tracker: Tracker, iteration: int, seconds: dict[str, float]) -> None:
     from nlrl.orchestration.diary import FILE
 
+    if any(entry["step"] == iteration for entry in read_metrics(session.folder.path / METRICS_FILE)):
+        return  # a rerun would overwrite what the iteration cost when it was done
     metrics = {f"{s.name}/{k}": v for s in session.folder.stages() if s.iteration == iteration for k, v in _flat(s)}
     stats = session.server.call("take_stats").result()
     metrics |= {f"model/{key}": value for key, value in vars(stats).items()}

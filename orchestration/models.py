@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from nlrl.backbones.language_model import LanguageModel
 from nlrl.errors import NLRLError
-from nlrl.orchestration.config import ModelConfig
+from nlrl.orchestration.config import ModelConfig, validated
 
 
 def resolve_device(device: str) -> str:
@@ -40,17 +42,36 @@ def open_model(config: ModelConfig, threads: int = 0) -> LanguageModel:
         NLRLError: it cannot be opened; the message names the field.
     """
     if config.kind == "openai":
-        from nlrl.backbones.openai_model import OpenAIModel
+        from nlrl.backbones.openai_model import OpenAIModel, OpenAISettings
 
-        return OpenAIModel(config.name, base_url=config.base_url, api_key_env=config.api_key_env, **config.options)
+        place = {"model": config.name, "base_url": config.base_url, "api_key_env": config.api_key_env}
+        return OpenAIModel(validated(OpenAISettings, config.options | place, f"model '{config.name}'"))
     if config.kind == "vllm":
-        from nlrl.backbones.vllm_model import VLLMModel
+        from nlrl.backbones.vllm_model import VLLMModel, VLLMSettings
 
-        return VLLMModel(config.name, **config.options)
+        place = {"model": config.name, "dtype": config.dtype}
+        return VLLMModel(validated(VLLMSettings, config.options | place, f"model '{config.name}'"))
     if config.kind == "scripted":
-        return scripted_module(config.name).make_model()
+        make_model = scripted_module(config.name).make_model
+        check_options(config, make_model)
+        return make_model(**config.options)
     set_threads(threads)
     return _open_native(config)
+
+
+def check_options(config: ModelConfig, client: Callable[..., Any]) -> None:
+    """Refuses options that a client does not take.
+
+    Raises:
+        NLRLError: names the first of them, and those it takes.
+    """
+    parameters = inspect.signature(client).parameters.values()
+    known = [p.name for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD]
+    unknown = [key for key in config.options if key not in known]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        raise NLRLError(
+            f"model.options: {config.kind} models have no option '{unknown[0]}', but {', '.join(known) or 'none'}"
+        )
 
 
 def scripted_module(name: str) -> Any:
@@ -76,5 +97,6 @@ def _open_native(config: ModelConfig) -> LanguageModel:
     device = resolve_device(config.device)
     name = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
     model, tokenizer = load(config.name, device=device, dtype=torch.float32)
+    check_options(config, NativeLanguageModel)
     options: dict[str, Any] = {"weight_version": f"{config.name}@0"} | config.options
     return NativeLanguageModel(model, tokenizer, name=config.name, dtype=getattr(torch, name), **options)

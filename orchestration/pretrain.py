@@ -76,14 +76,15 @@ def token_stream(
 ) -> Iterator[TokenExample]:
     """The corpus as tokens, for one loader process."""
     from nlrl.backbones.packing import TokenExample
+    from nlrl.backbones.prompts import encode_texts
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     stream = examples(settings, seed, worker)
     while True:
         batch = list(islice(stream, ENCODE_AT_ONCE))
-        prompts = tokenizer([f"<bos>{e.messages[-1].content}<answer>" for e in batch], add_special_tokens=False)
-        answers = tokenizer([f"{e.completion}<eos>" for e in batch], add_special_tokens=False)
-        for prompt, answer in zip(prompts.input_ids, answers.input_ids, strict=True):
+        prompts = encode_texts(tokenizer, [f"<bos>{e.messages[-1].content}<answer>" for e in batch])
+        answers = encode_texts(tokenizer, [f"{e.completion}<eos>" for e in batch])
+        for prompt, answer in zip(prompts, answers, strict=True):
             yield TokenExample(tuple(prompt), tuple(answer))
 
 

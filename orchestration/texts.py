@@ -22,18 +22,20 @@ from nlrl.orchestration.stages.rollout import visits
 BASE_STATES = 100
 """States on which the untrained critic is asked before the first iteration."""
 
+Asked = tuple[tuple[Any, int], str | None, float | None]
+"""(state, action), the critic's text and its verdict; None for both where no answer could be read."""
+
 
 def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
     """Scores of the critic's texts on the iteration's value states, all legal moves of each."""
     asked = _base_texts(session) if iteration == 0 else _loop_texts(session, iteration)
     if not asked:
         return {}
-    pairs, texts, verdicts = zip(*asked, strict=True)
+    pairs, _, verdicts = zip(*asked, strict=True)
+    readable = [(pair, text, verdict) for pair, text, verdict in asked if text is not None and verdict is not None]
     exact_pi, exact_star = _exact(session, iteration, pairs)
     claims = [
-        claim.true
-        for (state, action), text in zip(pairs, texts, strict=True)
-        for claim in check_claims(text, session.game, state, action)
+        claim.true for (state, action), text, _ in readable for claim in check_claims(text, session.game, state, action)
     ]
     return {
         "pairs": len(pairs),
@@ -41,8 +43,8 @@ def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
         "against_optimal": _scores(session.game, pairs, verdicts, exact_star),
         "claims": len(claims),
         "true_claims": sum(claims) / len(claims) if claims else None,
-        "leaks": sum(bool(find_leaks(text)) for text in texts) / len(texts),
-        "words_agree": _agreement(session, texts, verdicts),
+        "leaks": sum(bool(find_leaks(text)) for _, text, _ in readable) / max(len(readable), 1),
+        "words_agree": _agreement(session, [(text, verdict) for _, text, verdict in readable]),
     }
 
 
@@ -60,7 +62,7 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def _loop_texts(session: Session, iteration: int) -> list[tuple[tuple[Any, int], str, float]]:
+def _loop_texts(session: Session, iteration: int) -> list[Asked]:
     """What the critic said to I about the value states."""
     game = session.game
     visited = visits(game, session.folder.stage(iteration, rollout.NAME).records())
@@ -70,10 +72,11 @@ def _loop_texts(session: Session, iteration: int) -> list[tuple[tuple[Any, int],
         state = game.parse_text(record["state"])
         if state in chosen:
             asked += [((state, c["action"]), c["text"], c["verdict"]) for c in record["candidates"]]
+            asked += [((state, action), None, None) for action in record["unread"]]
     return asked
 
 
-def _base_texts(session: Session) -> list[tuple[tuple[Any, int], str, float]]:
+def _base_texts(session: Session) -> list[Asked]:
     from nlrl.agents.corpus.states import states_by_ply
     from nlrl.envs.random import Rng
 
@@ -81,7 +84,7 @@ def _base_texts(session: Session) -> list[tuple[tuple[Any, int], str, float]]:
     chosen = Rng(session.seed("base texts")).shuffled(states)[:BASE_STATES]
     pairs = [(state, action) for state in chosen for action in session.game.legal_actions(state)]
     found = improvement.evaluate_moves(session, pairs)
-    return [(pair, e.text, e.verdict) for pair, e in found.items() if e is not None]
+    return [(pair, e.text, e.verdict) if e else (pair, None, None) for pair, e in found.items()]
 
 
 def _exact(
@@ -112,11 +115,11 @@ class _Uniform(dict[Any, dict[int | None, float]]):
         return self[state]
 
 
-def _agreement(session: Session, texts: Sequence[str], verdicts: Sequence[float]) -> float | None:
-    """Share of bundled-style texts whose words belong to their verdict's band; None for other styles."""
-    if session.config.model.prompt_style != "plain":
+def _agreement(session: Session, said: Sequence[tuple[str, float]]) -> float | None:
+    """Share of bundled-style texts whose words belong to their verdict's band; None without such texts."""
+    if session.config.model.prompt_style != "plain" or not said:
         return None
     from nlrl.agents.corpus.study import text_agrees
 
     bands = load_phrases(session.game.name)["bands"]
-    return sum(text_agrees(t, v, bands) for t, v in zip(texts, verdicts, strict=True)) / len(texts)
+    return sum(text_agrees(text, verdict, bands) for text, verdict in said) / len(said)

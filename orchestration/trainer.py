@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nlrl.backbones.language_model import Message, Request
+from nlrl.errors import NLRLError
 
 Network = Literal["critic", "actor"]
 WEIGHTS_FILE = "weights.safetensors"
@@ -48,6 +49,7 @@ class TrainerActor:
         from nlrl.orchestration.models import resolve_device, set_threads
 
         set_threads(threads)
+        self._base = base
         self._device = resolve_device(device)
         model, self._tokenizer = load(base, device=self._device, dtype=torch.float32)
         self._networks = {"critic": model, "actor": copy.deepcopy(model)}
@@ -75,10 +77,21 @@ class TrainerActor:
         write_atomic(Path(path), save(tensors))
 
     def load(self, network: Network, path: str) -> None:
-        """Reads weights that `save` wrote."""
+        """Reads weights that `save` wrote.
+
+        Raises:
+            NLRLError: the file is missing or torn, or holds the weights of another model.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        self._networks[network].load_state_dict(load_file(path))
+        try:
+            self._networks[network].load_state_dict(load_file(path))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise NLRLError(
+                f"{path} does not hold weights of '{self._base}': {error}. Give the run the model it began with "
+                "(model.name), or delete the folder of this stage and rerun: it is trained again"
+            ) from None
 
     def export(self, network: Network, folder: str) -> None:
         """Saves a network as a model folder that `nlrl.backbones.load` reads."""
@@ -90,11 +103,11 @@ class TrainerActor:
 
     def _tokenised(self, examples: Sequence[TextExample]) -> list[Any]:
         from nlrl.backbones.packing import TokenExample
-        from nlrl.backbones.prompts import PromptEncoder
+        from nlrl.backbones.prompts import PromptEncoder, encode_texts
 
         prompts = PromptEncoder(self._tokenizer).encode([Request(messages=example.messages) for example in examples])
         eos = self._tokenizer.eos_token
-        answers = self._tokenizer([e.completion + eos for e in examples], add_special_tokens=False).input_ids
+        answers = encode_texts(self._tokenizer, [example.completion + eos for example in examples])
         return [
             TokenExample(tuple(prompt), tuple(answer), example.weight)
             for prompt, answer, example in zip(prompts, answers, examples, strict=True)

@@ -23,6 +23,7 @@ from nlrl.backbones.language_model import Completion, Message, Request
 from nlrl.envs import make
 from nlrl.envs.random import derive_seed
 
+AGENT_FILE = "texts.json"
 _VERDICT = re.compile(r"[+-]\d\.\d\d")
 _BOARD = re.compile(r"(?: \S \|){2} \S\n.*\n.*\n.*\n(?: \S \|){2} \S")
 _ITEM = re.compile(r"^(?:game|outlook|move) (\d): (.*)$", re.MULTILINE)
@@ -44,6 +45,8 @@ class RuleModel:
             "Value the position.": self._v,
             "Judge the move from these games.": self._g1_games,
             "Judge the move from these outlooks.": self._g1_outlooks,
+            "Judge the position from these games.": self._g1_games,
+            "Judge the position from these outlooks.": self._g1_outlooks,
             "Join the steps and what follows.": self._g2,
             "Compare the moves.": self._improvement,
         }
@@ -79,7 +82,9 @@ class RuleModel:
         return f"{self._writer.language.facts(state)} I try {move}.\nbest_move: {move}"
 
     def _q(self, prompt: str, state: Any, rng: random.Random) -> str:
-        return with_ending(self._writer.noise_evaluation(state, _action(prompt)))
+        action = _action(prompt)
+        assert action is not None, f"no action in prompt: {prompt}"
+        return with_ending(self._writer.noise_evaluation(state, action))
 
     def _v(self, prompt: str, state: Any, rng: random.Random) -> str:
         forecast = self._writer.language.forecast(
@@ -116,10 +121,10 @@ class RuleModel:
         return self._writer.choose(CandidatesInput(state, candidates), hopes)[0]
 
 
-def _action(prompt: str) -> int:
+def _action(prompt: str) -> int | None:
+    """The move that the prompt is about; None where it is about the position."""
     found = re.search(r"^[OX] plays (\d)$", prompt, re.MULTILINE)
-    assert found is not None, f"no action in prompt: {prompt}"
-    return int(found[1]) - 1
+    return int(found[1]) - 1 if found else None
 
 
 def _result(text: str, me: str) -> float:
@@ -164,7 +169,7 @@ class LookupTrainer:
 
     def export(self, network: str, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.save(network, str(Path(folder) / "texts.json"))
+        self.save(network, str(Path(folder) / AGENT_FILE))
 
 
 def _prompt(messages: Sequence[Message]) -> str:
@@ -185,9 +190,16 @@ def _typical(texts: Sequence[str]) -> str:
     return _VERDICT.sub(rounded, texts[nearest])
 
 
-def make_model() -> RuleModel:
-    """What a config's `model.kind = "scripted"` asks a module for."""
-    return RuleModel()
+def make_model(agent: str = "") -> RuleModel:
+    """What a config's `model.kind = "scripted"` asks a module for.
+
+    Args:
+        agent: a folder that `LookupTrainer.export` wrote, to begin with its texts.
+    """
+    model = RuleModel()
+    if agent:
+        model.load_weights(json.loads((Path(agent) / AGENT_FILE).read_text()), f"by-rules in {agent}")
+    return model
 
 
 def make_trainer() -> LookupTrainer:

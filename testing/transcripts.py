@@ -90,7 +90,11 @@ def _read(path: Path) -> Iterator[tuple[str, Completion]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             exchange = json.loads(line)
-            said: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in exchange["completion"].items()}
-            yield exchange["key"], Completion(**said)
+            yield exchange["key"], Completion(**_with_tuples(exchange["completion"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise NLRLError(f"{path}, line {number}: not an exchange of a transcript ({error})") from error
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """What JSON made lists of, as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -11,7 +11,7 @@ from nlrl.envs.game import Game
 FORFEIT_SHARE = 0.01
 """How often a random game ends because the player to move answers nothing legal: games with language players do end that way."""
 
-LIBRARY_SIZE = 24
+LIBRARY_SIZE = 16
 """Random games kept for each (state, action); prompts draw from them, so a rare outcome is not lost to luck."""
 
 

@@ -64,7 +64,7 @@ def _any_row() -> re.Pattern[str]:
     return re.compile("|".join(row.pattern.pattern for row in _rows()), re.IGNORECASE)
 
 
-_DIGITS = re.compile(r"\d+")
+_DIGIT = re.compile(r"\d")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -76,7 +76,7 @@ def _has_leak(text: str) -> bool:
 
 def find_leaks(text: str) -> list[Leak]:
     """The leaks of a text, in order; they do not overlap."""
-    if not _has_leak(_DIGITS.sub("5", text)):
+    if not _has_leak(_DIGIT.sub("5", text)):
         return []
     taken: list[tuple[int, int]] = []
     leaks = []
@@ -98,17 +98,58 @@ def strip_leaks(text: str) -> str | None:
         None if nothing is left to learn from: the machine-readable ending went with its sentence or was never there, or
         sentences were dropped and no other is left beside the ending.
     """
+    kept = _kept(_DIGIT.sub("5", text))
+    if kept == _NOT_PROSE:
+        return _strip(text)
+    if kept is None:
+        return None
+    return _tidy("".join(text[start:end] for start, end in kept)) if kept != ((0, len(text)),) else text
+
+
+_NOT_PROSE = ((-1, -1),)
+
+
+@lru_cache(maxsize=1 << 16)
+def _kept(text: str) -> tuple[tuple[int, int], ...] | None:
+    """The pieces that `strip_leaks` keeps of a text with every digit made equal; None for nothing, `_NOT_PROSE` if its
+    answer is JSON."""
     answer = last_answer(text)
     if answer is None:
         return None
     if not find_leaks(text):
-        return text
-    start = answer.start if answer.strings is not None else start_of_ending(text, answer)
-    ending = _strip_ending(text[start : answer.end], answer)
+        return ((0, len(text)),)
+    if answer.strings is not None:
+        return _NOT_PROSE
+    start = start_of_ending(text, answer)
+    if find_leaks(text[start : answer.end]):
+        return None
+    pieces = (*_prose_kept(text, 0, start), (start, answer.end), *_prose_kept(text, answer.end, len(text)))
+    stripped = _tidy("".join(text[start:end] for start, end in pieces))
+    return pieces if without_ending(stripped) and not find_leaks(stripped) else None
+
+
+def _prose_kept(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    part = text[start:end]
+    spans = [leak.span for leak in find_leaks(part)]
+    return [
+        (start + first, start + last)
+        for first, last in _sentences(part)
+        if not any(first < leak_end and leak_start < last for leak_start, leak_end in spans)
+    ]
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def _strip(text: str) -> str | None:
+    """`strip_leaks` of an answer in JSON."""
+    answer = last_answer(text)
+    assert answer is not None
+    ending = _strip_ending(text[answer.start : answer.end], answer)
     if ending is None:
         return None
-    joined = _strip_prose(text[:start]) + ending + _strip_prose(text[answer.end :])
-    stripped = re.sub(r"\n{3,}", "\n\n", joined).strip()
+    stripped = _tidy(_strip_prose(text[: answer.start]) + ending + _strip_prose(text[answer.end :]))
     return stripped if without_ending(stripped) and not find_leaks(stripped) else None
 
 
@@ -137,13 +178,7 @@ def _strip_json(value: Any) -> Any:
 
 
 def _strip_prose(text: str) -> str:
-    spans = [leak.span for leak in find_leaks(text)]
-    kept = (
-        text[start:end]
-        for start, end in _sentences(text)
-        if not any(start < leak_end and leak_start < end for leak_start, leak_end in spans)
-    )
-    return "".join(kept)
+    return "".join(text[start:end] for start, end in _prose_kept(text, 0, len(text)))
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

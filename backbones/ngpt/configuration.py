@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -11,10 +13,11 @@ from nlrl.backbones.registry import register
 @register
 @strict
 class NGPTConfig(PreTrainedConfig):
-    """Input and output embeddings are never tied: rows of one are read as points, rows of the other as directions to compare with."""
+    """Input and output embeddings are never tied: rows of one are read as points, rows of the other as directions to
+    compare with."""
 
     model_type = "ngpt"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     vocab_size: int = 1024
     hidden_size: int = 192
@@ -29,7 +32,8 @@ class NGPTConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
     alpha_init: float = 0.05
-    """How far a layer moves the hidden state towards its own output at the start; the paper's choice is about 1 / layers."""
+    """How far a layer moves the hidden state towards its own output at the start; the paper's choice is about 1 /
+    layers."""
     tie_word_embeddings: bool = False
     use_cache: bool = True
     pad_token_id: int | None = None
@@ -44,12 +48,13 @@ class NGPTConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuses what nGPT cannot be."""
-        if self.num_attention_heads % self.num_key_value_heads:
+        kv_heads, head_dim = self.num_key_value_heads or 1, self.head_dim or 0
+        if self.num_attention_heads % kv_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
-                f"({self.num_key_value_heads})"
+                f"({kv_heads})"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary embedding turns pairs")
+        if head_dim % 2:
+            raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs")
         if self.tie_word_embeddings:
             raise ValueError("tie_word_embeddings must be false: nGPT has separate input and output embeddings")

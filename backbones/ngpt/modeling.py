@@ -1,14 +1,21 @@
 """nGPT, the normalised Transformer (arXiv 2410.01131, sections 2.1 to 2.6).
 
-1. Every hidden state is a unit vector. A layer proposes a point on the sphere and the state moves a learned share of the way to it.
-2. Every vector of a weight matrix that lives in the embedding space is a unit vector too; `after_step` puts it back after each update.
-3. Queries and keys are unit vectors of a head, turned by their positions, so scores are cosines; learned scales set how sharp they are.
+1. Every hidden state is a unit vector. A layer proposes a point on the sphere and the state moves a learned share of
+   the way to it.
+2. Every vector of a weight matrix that lives in the embedding space is a unit vector too; `after_step` puts it back
+   after each update.
+3. Queries and keys are unit vectors of a head, turned by their positions, so scores are cosines; learned scales set
+   how sharp they are.
 
-Three scales are moved to where they cost least; the function and its gradients are the paper's:
+Scales are moved to where they cost least; the function and its gradients are the paper's:
 
-* `s_qk` multiplies the query twice instead of query and key once each. With fewer key than query heads each query head keeps its own.
+* Queries and keys are kept `sqrt(head_dim)` long, which one fused kernel gives, and scores are divided by
+  `sqrt(head_dim)` as usual: the paper's unit vectors with scores multiplied by `sqrt(head_dim)`.
+* `s_qk` multiplies the query twice instead of query and key once each. With fewer key than query heads each query
+  head keeps its own.
 * `s_u`, `s_v` and `sqrt(hidden_size)` multiply rows of the weight instead of every token's activations. So does `s_z`.
-* Both halves of the gated layer are multiplied by `sqrt(hidden_size)`; the first half's factor is normalised away with the output.
+* Both halves of the gated layer are multiplied by `sqrt(hidden_size)`; the first half's factor is normalised away
+  with the output.
 """
 
 from __future__ import annotations
@@ -25,9 +32,13 @@ from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.ngpt.configuration import NGPTConfig
 from nlrl.backbones.rotary import frequencies, rotary
 
+SMALLEST_SQUARE = 1e-24
+"""Added to a mean square, so that a zero vector does not become NaN; no other vector notices."""
+
 
 class Scale(nn.Module):
-    """A trainable vector that is `value` at the start but stored as `stored`, which sets the optimizer's relative step (section 2.5)."""
+    """A trainable vector that is `value` at the start but stored as `stored`, which sets the optimizer's relative
+    step (section 2.5)."""
 
     def __init__(self, size: int, value: float, stored: float):
         super().__init__()
@@ -42,7 +53,8 @@ class Attention(nn.Module):
     def __init__(self, config: NGPTConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.output = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
         self.qk_scale = Scale(self.heads * self.head_dim, 1.0, config.hidden_size**-0.5)
@@ -50,10 +62,11 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, context: Context) -> Tensor:
         qkv = self.qkv(h).unflatten(-1, (-1, self.head_dim))
         query_key, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), 2)
-        query_key = unit(rotary(query_key, context.cos, context.sin, interleaved=True))
+        query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
+        query_key = F.rms_norm(query_key, (self.head_dim,), eps=SMALLEST_SQUARE)
         query, key = query_key.split((self.heads, self.kv_heads), 2)
         query = query * self.qk_scale().square().view(self.heads, self.head_dim).to(query.dtype)
-        return self.output(attend(query, key, value, self.layer, context, scale=self.head_dim**0.5))
+        return self.output(attend(query, key, value, self.layer, context))
 
 
 class MLP(nn.Module):
@@ -94,7 +107,8 @@ class NGPTForCausalLM(Backbone):
     """nGPT; see `Backbone` for its methods. Train it with weight decay 0 and no warm-up."""
 
     config_class = NGPTConfig
-    _no_split_modules = ("Layer",)
+    _no_split_modules = ["Layer"]  # noqa: RUF012
+    no_weight_decay = True  # its matrices are renormalised after every step
 
     def __init__(self, config: NGPTConfig):
         super().__init__(config)
@@ -124,18 +138,24 @@ class NGPTForCausalLM(Backbone):
         return F.linear(hidden, self.lm_head.weight * self.logit_scale()[:, None])
 
     @torch.no_grad()
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """As Hugging Face's; the logit scales follow, and new rows are put onto the sphere."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        old, size = self.logit_scale.weight, embeddings.num_embeddings
+        new = old.new_full((size,), self.logit_scale.stored)
+        new[: len(old)] = old[:size]
+        self.logit_scale.weight = nn.Parameter(new)
+        self.after_step()
+        return embeddings
+
+    @torch.no_grad()
     def after_step(self) -> None:
         """Puts every vector of the embedding space back onto the unit sphere."""
         for embedding in (self.embed_tokens, self.lm_head):
             normalise(embedding.weight, dim=1)
-        for layer in self.layers:
-            layer.normalise()
-
-
-def unit(x: Tensor) -> Tensor:
-    """x divided by its length over the last axis, summed in float32 at least."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * wide.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()).to(x.dtype)
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.normalise()
 
 
 def normalise(matrix: Tensor, dim: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -14,7 +16,7 @@ class TransformerConfig(PreTrainedConfig):
     """Field names are those of Hugging Face Llama, so that its tools find what they look for."""
 
     model_type = "transformer"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     vocab_size: int = 1024
     hidden_size: int = 192
@@ -30,7 +32,8 @@ class TransformerConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     rope_parameters: dict | None = None
-    """`rope_type` ("default", "linear" or "llama3"), `rope_theta` and the type's own numbers, as Hugging Face writes them."""
+    """`rope_type` ("default", "linear" or "llama3"), `rope_theta` and the type's own numbers, as Hugging Face writes
+    them."""
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     use_cache: bool = True
@@ -45,10 +48,11 @@ class TransformerConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuses shapes that no attention layer can have."""
-        if self.num_attention_heads % self.num_key_value_heads:
+        kv_heads, head_dim = self.num_key_value_heads or 1, self.head_dim or 0
+        if self.num_attention_heads % kv_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
-                f"({self.num_key_value_heads})"
+                f"({kv_heads})"
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary embedding turns pairs")
+        if head_dim % 2:
+            raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs")

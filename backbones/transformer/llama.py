@@ -16,9 +16,9 @@ from nlrl.backbones.transformer.modeling import TransformerForCausalLM
 from nlrl.errors import NLRLError
 
 SHARED_FIELDS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "initializer_range",
-    "pad_token_id", "bos_token_id", "eos_token_id",
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings",
+    "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
 OUTER = {
     "embed_tokens.weight": "model.embed_tokens.weight",
@@ -40,7 +40,8 @@ def from_hf_llama(folder: str | os.PathLike, dtype: torch.dtype = torch.float32)
     """The model of a Hugging Face Llama folder, in evaluation mode.
 
     Raises:
-        NLRLError: a file is missing or torn, or the model has a part that ours lacks (biases, other activations or rotary types).
+        NLRLError: a file is missing or torn, or the model has a part that ours lacks (biases, other activations or
+            rotary types).
     """
     folder = Path(folder)
     config = _our_config(folder)
@@ -70,12 +71,18 @@ def save_hf_llama(
 
 def _our_config(folder: Path) -> TransformerConfig:
     path = folder / "config.json"
-    theirs = LlamaConfig.from_dict(checkpoint.read_json(path))
-    if theirs.model_type != "llama" or theirs.attention_bias or theirs.mlp_bias or theirs.hidden_act != "silu":
+    fields = checkpoint.read_json(path)
+    if fields.get("model_type") != "llama":
+        raise NLRLError(f"{path}: model_type is {fields.get('model_type')!r}, not 'llama'")
+    try:
+        theirs = LlamaConfig.from_dict(fields)
+    except Exception as error:  # each of its validators has its own type
+        raise NLRLError(f"{path}: {error}") from None
+    if theirs.attention_bias or theirs.mlp_bias or theirs.hidden_act != "silu":
         raise NLRLError(f"{path}: only Llama models without biases and with hidden_act 'silu' can be loaded")
     if getattr(theirs, "quantization_config", None):
         raise NLRLError(f"{path}: quantised weights (quantization_config) cannot be loaded")
-    kind = theirs.rope_parameters.get("rope_type", "default")
+    kind = (theirs.rope_parameters or {}).get("rope_type", "default")
     if kind not in ROPE_TYPES:
         raise NLRLError(f"{path}: rope_type is {kind!r}; known are {', '.join(ROPE_TYPES)}")
     return TransformerConfig(**{name: getattr(theirs, name) for name in SHARED_FIELDS})
@@ -83,7 +90,9 @@ def _our_config(folder: Path) -> TransformerConfig:
 
 def _names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
     """Every tensor of ours and the ones of theirs it is stacked from."""
-    names = {ours: (theirs,) for ours, theirs in OUTER.items() if ours != "lm_head.weight" or not config.tie_word_embeddings}
+    names: dict[str, tuple[str, ...]] = {
+        ours: (theirs,) for ours, theirs in OUTER.items() if ours != "lm_head.weight" or not config.tie_word_embeddings
+    }
     for i in range(config.num_hidden_layers):
         for ours, parts in IN_LAYER.items():
             names[f"layers.{i}.{ours}"] = tuple(f"model.layers.{i}.{part}" for part in parts)
@@ -92,7 +101,10 @@ def _names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
 
 def _rows(config: TransformerConfig, ours: str) -> list[int]:
     if ours.endswith("qkv.weight"):
-        return [config.head_dim * n for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)]
+        return [
+            config.head_dim * n
+            for n in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        ]
     return [config.intermediate_size] * 2
 
 

@@ -24,14 +24,17 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.output = Writer(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim))
         query_key, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), 2)
-        query, key = rotary(query_key, context.cos, context.sin, interleaved=False).split((self.heads, self.kv_heads), 2)
+        query, key = rotary(query_key, context.cos, context.sin, interleaved=False).split(
+            (self.heads, self.kv_heads), 2
+        )
         return self.output(attend(query, key, value, self.layer, context))
 
 
@@ -63,7 +66,7 @@ class TransformerForCausalLM(Backbone):
 
     config_class = TransformerConfig
     _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012
-    _no_split_modules = ("Layer",)
+    _no_split_modules = ["Layer"]  # noqa: RUF012
 
     def __init__(self, config: TransformerConfig):
         super().__init__(config)
@@ -74,7 +77,8 @@ class TransformerForCausalLM(Backbone):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal of `initializer_range`, smaller for the two matrices a layer whose outputs add up in the residual stream."""
+        """Normal of `initializer_range`, smaller for the two matrices a layer whose outputs add up in the residual
+        stream."""
         std = self.config.initializer_range
         if isinstance(module, Writer):
             std /= (2 * self.config.num_hidden_layers) ** 0.5

@@ -1,8 +1,11 @@
-"""The residual step of nGPT for CUDA: each program holds whole rows in registers, so every tensor is read and written once.
+"""The residual step of nGPT for CUDA: a program holds whole rows in registers, so every tensor is read and written
+once.
 
-The gradient of `a` is a sum over all tokens. Each program sums the rows it owns, a fixed set, and the partial sums are added in a
-fixed order afterwards: equal inputs give equal bits, which atomics would not.
+The gradient of `a` is a sum over all tokens. Each program sums the rows it owns, a fixed set, and the partial sums
+are added in a fixed order afterwards: equal inputs give equal bits, which atomics would not.
 """
+
+# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 
@@ -13,52 +16,56 @@ from torch import Tensor
 
 from nlrl.kernels.unit_lerp.reference import SMALLEST_NORM
 
+VALUES_PER_PROGRAM = 1024
 PROGRAMS_PER_PROCESSOR = 4
 """Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
 
 
 @triton.jit
-def _forward(h_ptr, x_ptr, a_ptr, y_ptr, x_scale_ptr, z_scale_ptr, width, tiny, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _forward(
+    h_ptr, x_ptr, a_ptr, y_ptr, x_scale_ptr, z_scale_ptr, rows, width, tiny, tile: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0) * tile + tl.arange(0, tile)
     column = tl.arange(0, block)
-    inside = column < width
-    at = row * width + column
+    at = row.to(tl.int64)[:, None] * width + column[None, :]
+    inside = (row < rows)[:, None] & (column < width)[None, :]
     h = tl.load(h_ptr + at, mask=inside, other=0.0).to(tl.float32)
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    a = tl.load(a_ptr + column, mask=inside, other=0.0).to(tl.float32)
-    x_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(x * x, 0), tiny))
-    z = h + a * (x * x_scale - h)
-    z_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(z * z, 0), tiny))
-    tl.store(y_ptr + at, (z * z_scale).to(y_ptr.dtype.element_ty), mask=inside)
-    tl.store(x_scale_ptr + row, x_scale)
-    tl.store(z_scale_ptr + row, z_scale)
+    a = tl.load(a_ptr + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
+    x_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(x * x, 1), tiny))
+    z = h + a * (x * x_scale[:, None] - h)
+    z_scale = 1.0 / tl.sqrt(tl.maximum(tl.sum(z * z, 1), tiny))
+    tl.store(y_ptr + at, (z * z_scale[:, None]).to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(x_scale_ptr + row, x_scale, mask=row < rows)
+    tl.store(z_scale_ptr + row, z_scale, mask=row < rows)
 
 
 @triton.jit
 def _backward(
-    h_ptr, x_ptr, a_ptr, y_ptr, dy_ptr, x_scale_ptr, z_scale_ptr, dh_ptr, dx_ptr, da_ptr, rows, width, block: tl.constexpr
-):
-    program = tl.program_id(0)
+    h_ptr, x_ptr, a_ptr, y_ptr, dy_ptr, x_scale_ptr, z_scale_ptr, dh_ptr, dx_ptr, da_ptr, rows, width,
+    tile: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     column = tl.arange(0, block)
-    inside = column < width
-    a = tl.load(a_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    a = tl.load(a_ptr + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
     da = tl.zeros((block,), tl.float32)
-    at = program.to(tl.int64) * width + column
-    for row in range(program, rows, tl.num_programs(0)):
+    for start in range(tl.program_id(0) * tile, rows, tl.num_programs(0) * tile):
+        row = start + tl.arange(0, tile)
+        at = row.to(tl.int64)[:, None] * width + column[None, :]
+        inside = (row < rows)[:, None] & (column < width)[None, :]
         h = tl.load(h_ptr + at, mask=inside, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
         y = tl.load(y_ptr + at, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        x_scale = tl.load(x_scale_ptr + row)
+        x_scale = tl.load(x_scale_ptr + row, mask=row < rows, other=0.0)[:, None]
+        z_scale = tl.load(z_scale_ptr + row, mask=row < rows, other=0.0)[:, None]
         b = x * x_scale
-        dz = (dy - y * tl.sum(y * dy, 0)) * tl.load(z_scale_ptr + row)
+        dz = (dy - y * tl.sum(y * dy, 1)[:, None]) * z_scale
         db = a * dz
-        dx = (db - b * tl.sum(b * db, 0)) * x_scale
-        da += dz * (b - h)
+        dx = (db - b * tl.sum(b * db, 1)[:, None]) * x_scale
+        da += tl.sum(dz * (b - h), 0)
         tl.store(dh_ptr + at, (dz - db).to(dh_ptr.dtype.element_ty), mask=inside)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-        at += tl.num_programs(0).to(tl.int64) * width
-    tl.store(da_ptr + program * width + column, da, mask=inside)
+    tl.store(da_ptr + tl.program_id(0) * width + column, da, mask=column < width)
 
 
 class UnitLerp(torch.autograd.Function):
@@ -70,7 +77,9 @@ class UnitLerp(torch.autograd.Function):
         x_scale, z_scale = h.new_empty((2, rows), dtype=torch.float32)
         if rows:
             with torch.cuda.device_of(h):
-                _forward[(rows,)](h, x, a, y, x_scale, z_scale, width, SMALLEST_NORM**2, **_launch(width))
+                launch = _launch(width)
+                grid = (triton.cdiv(rows, launch["tile"]),)
+                _forward[grid](h, x, a, y, x_scale, z_scale, rows, width, SMALLEST_NORM**2, **launch)
         ctx.save_for_backward(h, x, a, y, x_scale, z_scale)
         return y
 
@@ -88,9 +97,9 @@ class UnitLerp(torch.autograd.Function):
 
 
 def _launch(width: int) -> dict[str, int]:
-    """A warp reads 8 values a lane before a second one pays."""
+    """Short rows share a program, so that every thread has several values in flight."""
     block = triton.next_power_of_2(width)
-    return {"block": block, "num_warps": max(1, min(8, block // 256))}
+    return {"tile": max(1, VALUES_PER_PROGRAM // block), "block": block, "num_warps": 4 if block <= 2048 else 8}
 
 
 def _programs(device: torch.device) -> int:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from nlrl.agents.asking import ask
-from nlrl.agents.metrics.leaks import find_leaks
-from nlrl.agents.roles import ActionInput, CandidatesInput, Evaluation
+from nlrl.agents.asking import Reply, ask
+from nlrl.agents.metrics.leaks import find_leaks, strip_leaks
+from nlrl.agents.roles import ActionInput, CandidatesInput, Choice, Evaluation
 from nlrl.envs.random import Rng
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
@@ -46,22 +46,13 @@ def _key(session: Session, iteration: int, state: Any) -> str:
 def _improve(
     session: Session, iteration: int, states: Sequence[Any], visited: dict[Any, Visit], keys: dict[Any, str]
 ) -> list[dict[str, Any]]:
-    candidates = _candidates(session, states, visited)
-    evaluations = evaluate_moves(
-        session, [(s, a) for s, actions in zip(states, candidates, strict=True) for a in actions]
-    )
-    inputs, kept = [], []
-    for state, actions in zip(states, candidates, strict=True):
-        found = [(a, e) for a in actions if (e := evaluations[(state, a)]) is not None]
-        rng = Rng(session.seed("candidates", iteration, session.game.to_text(state)))
-        shuffled = rng.shuffled(found)
-        if session.config.control == "shuffled_evaluations":
-            texts = rng.shuffled([e for _, e in shuffled])
-            shuffled = [(a, e) for (a, _), e in zip(shuffled, texts, strict=True)]
-        if shuffled:
-            inputs.append(CandidatesInput(state, tuple(shuffled)))
-            kept.append(state)
+    candidates = dict(zip(states, _candidates(session, states, visited), strict=True))
+    said = evaluate_moves(session, [(state, action) for state, actions in candidates.items() for action in actions])
+    read = {state: [(a, e) for a in actions if (e := said[state, a])] for state, actions in candidates.items()}
+    offers = {state: _offer(session, iteration, state, found) for state, found in read.items()}
+    inputs = [CandidatesInput(state, offer) for state, offer in offers.items() if offer]
     replies = ask(session.teacher, session.teacher_roles.improvement, inputs, session.teacher_sampling)
+    answers = {inp.state: reply for inp, reply in zip(inputs, replies, strict=True)}
     return [
         {
             "schema": 1,
@@ -72,14 +63,37 @@ def _improve(
             "ply": visited[state].ply,
             "visits": visited[state].count,
             "critic": session.versions[CRITIC],
-            "candidates": [{"action": a, "text": e.text, "verdict": e.verdict} for a, e in inp.candidates],
-            "unread": len(candidates[states.index(state)]) - len(inp.candidates),
-            "action": reply.output.action if reply.output else None,
-            "text": reply.completion.text,
-            "failures": [failure.reason for failure in reply.failures],
+            "candidates": [{"action": a, "text": e.text, "verdict": e.verdict} for a, e in offers[state]],
+            "unread": [a for a in candidates[state] if said[state, a] is None],
         }
-        for state, inp, reply in zip(kept, inputs, replies, strict=True)
+        | _answer(answers.get(state))
+        for state in states
     ]
+
+
+def _offer(
+    session: Session, iteration: int, state: Any, found: list[tuple[int, Evaluation]]
+) -> tuple[tuple[int, Evaluation], ...]:
+    """The candidates as I sees them: in an order that tells nothing, under a control with each other's evaluations."""
+    rng = Rng(session.seed("candidates", iteration, session.game.to_text(state)))
+    shuffled = rng.shuffled(found)
+    if session.config.control == "shuffled_evaluations":
+        texts = rng.shuffled([evaluation for _, evaluation in shuffled])
+        shuffled = [(action, text) for (action, _), text in zip(shuffled, texts, strict=True)]
+    return tuple(shuffled)
+
+
+def _answer(reply: Reply[Choice] | None) -> dict[str, Any]:
+    """What I said, and what the actor may learn of it; `reply` is None where no evaluation could be read to ask I about."""
+    if reply is None:
+        return {"action": None, "text": "", "target": None, "failures": []}
+    text = reply.completion.text
+    return {
+        "action": reply.output.action if reply.output else None,
+        "text": text,
+        "target": strip_leaks(text) if reply.output else None,
+        "failures": [failure.reason for failure in reply.failures],
+    }
 
 
 def _candidates(session: Session, states: Sequence[Any], visited: dict[Any, Visit]) -> list[tuple[int, ...]]:
@@ -117,14 +131,16 @@ def nearest_to_mean(evaluations: Sequence[Evaluation]) -> Evaluation | None:
 
 def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     texts = [candidate["text"] for record in records for candidate in record["candidates"]]
-    best = [max(c["verdict"] for c in r["candidates"]) for r in records]
+    best = [max((c["verdict"] for c in r["candidates"]), default=0.0) for r in records]
     chosen = [next((c["verdict"] for c in r["candidates"] if c["action"] == r["action"]), None) for r in records]
     regrets = [b - c for b, c in zip(best, chosen, strict=True) if c is not None]
     return {
         "states": len(records),
         "evaluations": len(texts),
-        "unread": sum(record["unread"] for record in records),
+        "unread": sum(len(record["unread"]) for record in records),
         "failed": sum(record["action"] is None for record in records),
+        "leaked": sum(r["action"] is not None and r["target"] != r["text"] for r in records),
+        "dropped": sum(r["action"] is not None and r["target"] is None for r in records),
         "chose_best": sum(r < 0.005 for r in regrets) / max(len(records), 1),
         "regret": sum(regrets) / max(len(regrets), 1),
         "critic_leaks": sum(bool(find_leaks(text)) for text in texts),

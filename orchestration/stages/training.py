@@ -41,9 +41,9 @@ def run_actor(session: Session, iteration: int) -> None:
     def examples() -> Iterator[TextExample]:
         for it in buffer(config, iteration):
             for record in session.folder.stage(it, improvement.NAME).records():
-                if record["action"] is not None:
+                if record["target"] is not None:
                     inp = StateInput(session.game.parse_text(record["state"]))
-                    yield TextExample(role.messages(inp), record["text"], weight(config, record["visits"]))
+                    yield TextExample(role.messages(inp), record["target"], weight(config, record["visits"]))
 
     _train(session, iteration, ACTOR, config, examples())
 

@@ -23,12 +23,17 @@ import pytest
 
 @dataclass
 class Reply:
-    """What the scripted endpoint sends: `body` as JSON, or as it is if it is text; `hang` sends nothing."""
+    """What the scripted endpoint sends: `body` as JSON, or as it is if it is text.
+
+    `hang` sends nothing, `drop` hangs up, `trickle` sends a byte every so many seconds.
+    """
 
     body: Any = ""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
+    drop: bool = False
+    trickle: float = 0.0
     seconds: float = 0.0
 
 
@@ -56,7 +61,7 @@ class ScriptedEndpoint:
         self._at_once = 0
         self._attempts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -76,13 +81,13 @@ class ScriptedEndpoint:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
         reply = Reply(**self.script(body, attempt))
-        self._over.wait(60 if reply.hang else reply.seconds)
+        self.over.wait(60 if reply.hang else reply.seconds)
         with self._lock:
             self._at_once -= 1
-        return None if reply.hang else reply
+        return None if reply.hang or reply.drop else reply
 
     def close(self) -> None:
-        self._over.set()
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -110,7 +115,13 @@ def _handler(endpoint: ScriptedEndpoint) -> type[BaseHTTPRequestHandler]:
             for name, value in {**fixed, **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            if not reply.trickle:
+                self.wfile.write(data)
+                return
+            for i in range(len(data)):
+                if endpoint.over.wait(reply.trickle):
+                    return
+                self.wfile.write(data[i : i + 1])
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nlrl.backbones
 import pytest
 import torch
-from nlrl.backbones import NGPTConfig, NGPTForCausalLM, TransformerConfig, TransformerForCausalLM, loading
-from nlrl.errors import NLRLError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import nlrl.backbones
+from nlrl.backbones import NGPTConfig, NGPTForCausalLM, TransformerConfig, TransformerForCausalLM, loading
+from nlrl.errors import NLRLError
 
 WORDS = ["<bos>", "<eos>", "<pad>", "<answer>", *"abcdefghij"]
 SIZES = dict(vocab_size=16, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4)

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nlrl.backbones import decode_graphs
+from nlrl.backbones.decoding import Decoder
 from nlrl.backbones.kv_cache import KVCache
 from nlrl.backbones.language_model import LanguageModel, Message, Request, Sampling
 from nlrl.backbones.native import NativeLanguageModel
-from nlrl.backbones.sampler import filtered, gumbel_noise, signed_seed
+from nlrl.backbones.sampler import Features, NumberTokens, filtered, gumbel_noise, signed_seed
 from nlrl.backbones.tokenizer import train_tokenizer
 from nlrl.backbones.transformer.configuration import TransformerConfig
 from nlrl.backbones.transformer.modeling import TransformerForCausalLM
@@ -71,7 +74,7 @@ class Table(nn.Module):
         return hidden
 
     def new_cache(self, batch, length, device=None, dtype=None):
-        return KVCache.zeros(1, batch, 1, length, 1)
+        return KVCache(*torch.zeros(2, 1, batch, 1, length, 1))
 
 
 def sure_of(tokenizer, *texts):
@@ -404,19 +407,78 @@ def test_it_is_a_language_model(lm):
     assert isinstance(lm, LanguageModel)
 
 
+def all_kinds():
+    """Requests of every feature, few and many, and of very different lengths."""
+    return [
+        *ragged(150),
+        *ragged(20, temperature=0.0),
+        *ragged(20, top_k=5, top_p=0.9),
+        *ragged(20, expected_number=True),
+        *ragged(5, stop=("a", "+")),
+    ]
+
+
+class Rehearsal(decode_graphs.DecodeGraph):
+    """A graph that is not captured but run: the static buffers and buckets without CUDA."""
+
+    def _capture(self, pool):
+        return SimpleNamespace(replay=lambda: self._step())
+
+
+def test_static_buffers_answer_like_eager_decoding(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(decode_graphs, "DecodeGraph", Rehearsal)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    static = NativeLanguageModel(model, tokenizer, cuda_graphs=False)
+    static._graphs = decode_graphs.GraphDecoder(static._decoder, 1 << 30)
+    eager = NativeLanguageModel(model, tokenizer, cuda_graphs=False)
+    for requests in (all_kinds(), all_kinds()[:3], all_kinds(), all_kinds()[-3:]):
+        for a, b in zip(static.generate(requests), eager.generate(requests), strict=True):
+            same(a, b)
+            assert a.expectation == pytest.approx(b.expectation, abs=1e-5)
+    assert len(static._graphs._graphs) == 2, "one for each shape and set of features"
+
+
+def test_graphs_are_dropped_when_their_caches_grow_too_large(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(decode_graphs, "DecodeGraph", Rehearsal)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    lm = NativeLanguageModel(model, tokenizer, cuda_graphs=False)
+    lm._graphs = decode_graphs.GraphDecoder(lm._decoder, 1)
+    for count in (3, 30, 3):
+        lm.generate(ragged(count))
+        assert len(lm._graphs._graphs) == 1
+
+
+def test_a_capture_that_fails_is_done_without(lm, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    expected = lm.generate(ragged(9))
+    lm._graphs = decode_graphs.GraphDecoder(lm._decoder, 1 << 30)
+    monkeypatch.setattr(lm._graphs, "_graph", lambda *_: (_ for _ in ()).throw(RuntimeError("no capture here")))
+    lm.max_batch = 4
+    for a, b in zip(lm.generate(ragged(9)), expected, strict=True):
+        same(a, b)
+    assert caplog.text.count("no capture here") == 1
+
+
+def test_a_decoding_step_asks_the_host_nothing(tokenizer):
+    """Tensors without data have no values to look at: what runs on them can be captured in a graph."""
+    config = TransformerConfig(vocab_size=1000, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    with FakeTensorMode(), torch.no_grad():
+        network = TransformerForCausalLM(config)
+        ids = torch.arange(5)
+        marks = torch.zeros(1000, dtype=torch.int64)
+        numbers = NumberTokens(ids, torch.zeros(5), marks.bool(), marks, torch.zeros(5).bool())
+        graph = Rehearsal(Decoder(network, torch.tensor([2]), numbers), 8, 64, Features(True, True, True), None)
+        graph.graph.replay()
+    assert graph.batch.answers.tokens.shape == (8, 64)
+
+
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_graphs_answer_like_eager_decoding(model, tokenizer, device):
     if device != "cuda":
         pytest.skip("graphs need CUDA")
     graphs = NativeLanguageModel(model, tokenizer)
     eager = NativeLanguageModel(model, tokenizer, cuda_graphs=False)
-    requests = [
-        *ragged(150),
-        *ragged(20, temperature=0.0),
-        *ragged(20, top_k=5, top_p=0.9),
-        *ragged(20, expected_number=True),
-        *ragged(5, stop=("a",)),
-    ]
+    requests = all_kinds()
     for _ in range(2):  # the second time the graphs are there already
         for a, b in zip(graphs.generate(requests), eager.generate(requests), strict=True):
             same(a, b)

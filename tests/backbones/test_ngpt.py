@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from nlrl.backbones import NGPTConfig, NGPTForCausalLM, attach_renormalisation
 from nlrl.backbones.attention import context
 from nlrl.backbones.ngpt.modeling import Layer
@@ -63,8 +64,9 @@ def parts(layer: Layer, of=lambda weight: weight) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def golden():
-    """The layer filled as the golden numbers were: entry n of tensor k is sin(k + 0.7 n + 0.003 n^2 mod 2 pi), the tensors numbered
-    in `ORDER`; matrices times 0.3 and then normalised, scales their first value times 1 + 0.2 of it."""
+    """The layer filled as the golden numbers were: entry n of tensor k is sin(k + 0.7 n + 0.003 n^2 mod 2 pi), the
+    tensors numbered in `ORDER`; matrices times 0.3 and then normalised, scales their first value times 1 + 0.2 of
+    it."""
     config = NGPTConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     layer = NGPTForCausalLM(config).double().layers[0]
     with torch.no_grad():
@@ -232,3 +234,15 @@ def test_bfloat16_stays_near_float32():
 def test_tied_embeddings_are_refused():
     with pytest.raises(Exception, match="tie_word_embeddings must be false"):
         NGPTConfig(tie_word_embeddings=True)
+
+
+@torch.no_grad()
+def test_new_tokens_get_scales_and_unit_rows():
+    net, ids = model(), tokens()
+    before = net(ids).logits
+    net.logit_scale.weight[7] *= 2
+    net.resize_token_embeddings(VOCABULARY + 5)
+    after = net(ids).logits
+    assert after.shape[-1] == VOCABULARY + 5
+    torch.testing.assert_close(after[..., 7], 2 * before[..., 7])
+    torch.testing.assert_close(net.lm_head.weight.norm(dim=1), torch.ones(VOCABULARY + 5), rtol=0, atol=3e-7)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Sequence
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,9 @@ from nlrl.backbones.metering import Meter
 from nlrl.backbones.openai_failures import asked_wait
 from nlrl.backbones.openai_model import OpenAIModel, OpenAISettings
 from nlrl.backbones.openai_wire import short_seed
+from nlrl.backbones.vllm_model import VLLMSettings
 from nlrl.errors import NLRLError
+from nlrl.orchestration.config import RunConfig, validated
 
 pytest.importorskip("openai")
 
@@ -223,6 +228,13 @@ def test_an_unreadable_answer_is_asked_for_again(serve, connect, body):
     assert usage.unreported_tokens > 8  # the unreadable answer may have been billed
 
 
+def test_a_lost_connection_is_tried_again(serve, connect):
+    endpoint = serve(lambda body, attempt: {"drop": True} if attempt == 1 else echo(body, attempt))
+    model = connect(endpoint.base_url)
+    assert texts(model.generate([ask("hi")])) == ["echo hi"]
+    assert model.meter.usage.retries == 1
+
+
 def test_waits_grow_and_stay_below_half_a_minute(serve, connect):
     model = connect(serve(echo).base_url, retry_delay=1.0)
     for attempt in range(12):
@@ -257,6 +269,15 @@ def test_a_hanging_request_times_out_alone(serve, connect):
     usage = model.meter.usage
     assert (usage.errors, usage.prompt_tokens, usage.completion_tokens) == (1, 10, 6)
     assert usage.unreported_tokens > 8  # the attempt may have been billed
+
+
+def test_an_answer_that_trickles_in_is_bounded_too(serve, connect):
+    endpoint = serve(lambda body, attempt: {**echo(body, attempt), "trickle": 0.05})
+    model = connect(endpoint.base_url, timeout=0.4, max_retries=0)
+    begin = time.monotonic()
+    with pytest.raises(LanguageModelError, match=r"no answer within 0\.4 s"):
+        model.generate([ask("hi")])
+    assert time.monotonic() - begin < 3
 
 
 def test_a_content_filter_is_data_even_alone(serve, connect):
@@ -329,6 +350,13 @@ def test_a_missing_key_is_named(serve, connect):
         connect(endpoint.base_url, api_key_env="NO_SUCH_KEY").generate([ask("hi")])
 
 
+def test_no_key_is_sent_where_none_is_named(serve, connect, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint = serve(echo)
+    connect(endpoint.base_url, api_key_env="").generate([ask("hi")])
+    assert KEY not in endpoint.keys[0]
+
+
 def test_openai_without_a_key_is_refused_before_anything_is_sent(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(LanguageModelError, match=r"api_key_env: .*OPENAI_API_KEY"):
@@ -394,11 +422,12 @@ def test_an_endpoint_may_want_max_completion_tokens(serve, connect):
     assert endpoint.bodies[-1]["max_completion_tokens"] == 8
 
 
-def test_a_sampling_field_that_matters_is_never_dropped(serve, connect):
+def test_a_sampling_field_that_matters_is_never_dropped(serve, connect, caplog):
     endpoint = serve(lambda body, attempt: refusal(400, "Unknown parameter: 'top_k'", param="top_k"))
     with pytest.raises(LanguageModelError, match=r"top_k: tiny .*does not take"):
         connect(endpoint.base_url).generate([ask("hi", top_k=5)])
     assert len(endpoint.bodies) == 1
+    assert not caplog.records
 
 
 def test_a_field_that_the_settings_insist_on_does_not_loop(serve, connect):
@@ -424,6 +453,15 @@ def test_a_token_budget_stops_before_it_is_exceeded(serve, connect):
     used = model.meter.usage.tokens
     assert 0 < used <= 200
     assert len(endpoint.bodies) == used / 8
+
+
+def test_requests_in_flight_count_against_the_budget(serve, connect):
+    usage = {"prompt_tokens": 80, "completion_tokens": 8}
+    endpoint = serve(lambda body, attempt: {"body": {**echo(body, attempt)["body"], "usage": usage}, "seconds": 0.05})
+    model = connect(endpoint.base_url, budget_tokens=400)
+    with pytest.raises(LanguageModelError, match="budget_tokens"):
+        model.generate([ask("hi") for _ in range(16)])
+    assert model.meter.usage.tokens <= 400
 
 
 def test_a_cost_budget_stops_before_it_is_exceeded(serve, connect):
@@ -485,6 +523,32 @@ def test_importing_the_clients_loads_neither_torch_nor_their_packages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "language_models.md"
+
+
+def blocks_of_the_guide(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def test_the_configs_of_the_guide_are_configs():
+    blocks = blocks_of_the_guide("toml")
+    assert len(blocks) == 3
+    for block in blocks:
+        teacher = validated(RunConfig, tomllib.loads(block), "the guide").teacher
+        assert teacher is not None
+        kinds = {"openai": OpenAISettings, "vllm": VLLMSettings}
+        where = {"base_url": teacher.base_url, "api_key_env": teacher.api_key_env} if teacher.kind == "openai" else {}
+        kinds[teacher.kind](model=teacher.name, **where, **teacher.options)
+
+
+def test_the_first_script_of_the_guide_runs(serve, capsys):
+    script, *others = blocks_of_the_guide("python")
+    exec(script.replace("http://127.0.0.1:8000/v1", serve(echo).base_url), {})
+    assert "echo Which move? stop Usage(requests=1" in capsys.readouterr().out
+    for other in others:
+        compile(other, "the guide", "exec")
 
 
 @pytest.mark.slow

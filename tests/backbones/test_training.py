@@ -1,13 +1,16 @@
 """Fine-tuning learns, repeats itself exactly, and resumes; graphs and compilation change nothing."""
 
+import contextlib
 import copy
 import logging
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nlrl.backbones.packing import TokenBatch, TokenExample, pack
 from nlrl.backbones.train_step import TrainStep, make_optimizer
@@ -214,6 +217,55 @@ def test_a_compiler_that_fails_is_done_without(caplog):
         trainer.fit(copying(20), batch_size=10)
     assert close(weights(plain), weights(stubborn), 0)
     assert caplog.text.count("no compiler here") == 1
+
+
+def rehearse(trainer, monkeypatch):
+    """Makes the trainer use graphs that are not captured but run: static buffers without CUDA."""
+    step = trainer._step
+
+    def capture(batch):
+        static = TokenBatch(*(tensor.clone() for tensor in batch))
+        replay = lambda: step._step([static], masked=True, static=True)  # noqa: E731
+        return SimpleNamespace(replay=replay), static
+
+    step.graphs = True
+    monkeypatch.setattr(step, "_capture", capture)
+    monkeypatch.setattr(step, "_on_capture_stream", contextlib.nullcontext)
+    monkeypatch.setattr(TokenBatch, "pinned", lambda batch: batch)
+    monkeypatch.setattr(trainer, "_packs", True)
+
+
+def test_static_buffers_train_like_eager_steps(monkeypatch):
+    eager, static = make_model(), make_model()
+    trainers = [Trainer(network, 1e-3) for network in (eager, static)]
+    rehearse(trainers[1], monkeypatch)
+    for count in (320, 50):
+        losses = [trainer.fit(copying(count), epochs=2, batch_size=32, learning_rate=5e-4).loss for trainer in trainers]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert len(trainers[1]._step._captured) == 1
+    assert close(weights(eager), weights(static), 1e-4)
+
+
+def test_a_capture_that_fails_is_done_without(monkeypatch, caplog):
+    plain, stubborn = make_model(), make_model()
+    Trainer(plain, 1e-3).fit(copying(200), batch_size=20)
+    trainer = Trainer(stubborn, 1e-3)
+    rehearse(trainer, monkeypatch)
+    monkeypatch.setattr(trainer._step, "_capture", lambda batch: (_ for _ in ()).throw(RuntimeError("no capture here")))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    trainer.fit(copying(200), batch_size=20)
+    assert close(weights(plain), weights(stubborn), 1e-4)
+    assert caplog.text.count("no capture here") == 1
+
+
+def test_a_static_step_asks_the_host_nothing():
+    """Tensors without data have no values to look at: what runs on them can be captured in a graph."""
+    with FakeTensorMode():
+        network = make_model()
+        step = TrainStep(network, make_optimizer(network, 1e-3, (0.9, 0.98), 0.05, torch.device("cpu")), 1.0, bf16=True)
+        zeros = [torch.zeros(4, 32, dtype=dtype) for dtype in (torch.int16, torch.int16, torch.int16, torch.float16)]
+        step._step([TokenBatch(*zeros)], masked=True, static=True)
+    assert step.loss_sum.shape == ()
 
 
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from nlrl.backbones import TransformerConfig, TransformerForCausalLM, from_hf_llama, save_hf_llama
 from nlrl.errors import NLRLError
-from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 97
 LLAMA3 = {

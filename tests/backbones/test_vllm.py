@@ -23,6 +23,7 @@ from nlrl.errors import NLRLError
 GREEDY = Sampling(temperature=0.0, max_tokens=16)
 DRAWN = Sampling(temperature=1.0, max_tokens=16)
 WORDS = ("Hi there", "a longer prompt, with some more words", "42", "?")
+LONG = "so long that vLLM caches its prefix; " * 5
 CLOSE = 1e-2
 
 
@@ -146,7 +147,7 @@ def test_a_request_that_vllm_refuses_is_data_and_the_others_are_answered(engine)
 
 
 def test_exchanged_weights_answer_like_a_fresh_model(engine, reference, tiny_llama):
-    requests = [chat(words) for words in WORDS]
+    requests = [chat(words) for words in (*WORDS, LONG)]
     before = engine.generate(requests)
     other = Reference(tiny_llama[1])
     try:
@@ -191,6 +192,27 @@ def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(engine, tiny
 def test_a_folder_without_a_checkpoint_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(NLRLError, match=r"model: .*config\.json"):
         VLLMModel(settings(tmp_path))
+
+
+def test_a_dead_engine_is_an_error_and_leaves_no_process(tiny_llama, vllm_environment):
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    model = VLLMModel(settings(tiny_llama[0]))
+    try:
+        model.generate([chat(WORDS[0])])
+        started = set(psutil.Process().children(recursive=True)) - before
+        assert started
+        for process in started:
+            process.kill()
+        with pytest.raises(LanguageModelError, match="died"):
+            model.generate([chat(WORDS[0])])
+    finally:
+        model.close()
+        model.close()
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    with pytest.raises(LanguageModelError, match="closed"):
+        model.generate([chat(WORDS[0])])
 
 
 # --- behind a server

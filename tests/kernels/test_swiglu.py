@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from nlrl import kernels
 
 
@@ -20,7 +21,9 @@ def inputs(shape, dtype):
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5, 512), (2, 0, 8), (17, 33)])
 def test_value_and_gradient_agree_in_float64(shape):
     arguments = inputs(shape, torch.float64)
-    for found, exact in zip(results(kernels.swiglu, *arguments), results(kernels.swiglu.reference, *arguments), strict=True):
+    for found, exact in zip(
+        results(kernels.swiglu, *arguments), results(kernels.swiglu.reference, *arguments), strict=True
+    ):
         torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-13)
 
 

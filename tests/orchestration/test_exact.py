@@ -178,7 +178,14 @@ def test_reachable_turns_knows_how_many_moves_were_made():
 
 def test_a_game_with_scripted_ends(scripted_game):
     game = scripted_game(
-        {"start": {"a": "x", "b": "y"}, "x": {"c": "lost", "d": "won"}, "y": {"c": "even"}, "lost": -1, "won": 1, "even": 0},
+        {
+            "start": {"a": "x", "b": "y"},
+            "x": {"c": "lost", "d": "won"},
+            "y": {"c": "even"},
+            "lost": -1,
+            "won": 1,
+            "even": 0,
+        },
         players=2,
     )
     a, b = (game.parse_action("start", move) for move in "ab")

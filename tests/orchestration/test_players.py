@@ -83,7 +83,10 @@ def test_a_state_is_answered_as_often_as_its_ply_allows():
     model = Counting(RuleModel())
     worker(model, samples_per_state=2, samples_at_start=16).play(job(games(200, ("random",))))
     per_prompt = Counter(request.messages[-1].content for request in model.asked)
-    by_ply = {ply: [n for prompt, n in per_prompt.items() if prompt.count(" O ") + prompt.count(" X ") == ply] for ply in range(3)}
+    by_ply = {
+        ply: [n for prompt, n in per_prompt.items() if prompt.count(" O ") + prompt.count(" X ") == ply]
+        for ply in range(3)
+    }
     assert max(by_ply[0]) > 12  # of 16, by 100 games
     assert max(by_ply[1]) <= 4
     assert max(by_ply[2]) <= 2
@@ -176,7 +179,9 @@ def test_paired_tasks_share_opponent_and_seed_and_swap_seats():
     assert len({task.seed for task in tasks}) == 20
 
 
-@pytest.mark.parametrize("other", [("other", 0, 1, "rollout"), ("test", 1, 1, "rollout"), ("test", 0, 2, "rollout"), ("test", 0, 1, "eval")])
+@pytest.mark.parametrize(
+    "other", [("other", 0, 1, "rollout"), ("test", 1, 1, "rollout"), ("test", 0, 2, "rollout"), ("test", 0, 1, "eval")]
+)
 def test_keys_and_seeds_tell_runs_iterations_and_purposes_apart(other):
     there = game_tasks(*other, 20, OPPONENTS)
     assert not {task.key for task in games(20)} & {task.key for task in there}
@@ -243,7 +248,9 @@ def test_a_second_answer_saves_the_game_and_the_failure_is_counted():
 
 
 def test_a_forfeit_of_the_other_self_is_a_win():
-    speechless = ScriptedModel(lambda request: "best_move: 5" if "O to move" in request.messages[-1].content else "pass")
+    speechless = ScriptedModel(
+        lambda request: "best_move: 5" if "O to move" in request.messages[-1].content else "pass"
+    )
     tasks = [GameTask("first", 0, SELF, 1), GameTask("second", 1, SELF, 1)]
     first, second = worker(speechless, retries=0).play(job(tasks))
     assert (first["result"], second["result"]) == ("win", "forfeit")
@@ -298,7 +305,9 @@ def test_a_continuation_that_the_policy_cannot_go_on_is_a_forfeit():
     model = FaultyModel(RuleModel(), {"empty": 1.0})
     (samples,) = continuations([ContinuationTask(START, 0, 4, 3, seed=0)], ("random",), model=model)
     assert [sample.result for sample in samples] == ["forfeit"] * 3
-    assert [len(sample.actions) for sample in samples] == [2] * 3  # the action itself needs no answer, nor does the opponent
+    assert [len(sample.actions) for sample in samples] == [
+        2
+    ] * 3  # the action itself needs no answer, nor does the opponent
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

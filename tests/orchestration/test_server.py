@@ -1,4 +1,4 @@
-"""The inference actor: one model, several weight sets, calls merged, answers remembered as long as their weights live."""
+"""The inference actor: one model, several weight sets, calls merged, answers kept as long as their weights live."""
 
 from __future__ import annotations
 

@@ -47,5 +47,5 @@ def test_a_game_with_chance_stops_where_the_record_does_not_say_what_happened():
 
 def test_other_records_have_no_board_and_wrong_ones_are_refused():
     assert positions(GAME, {"kind": "other"}) == []
-    with pytest.raises(ValueError, match="not a board"):
+    with pytest.raises(ValueError, match="rows"):
         positions(GAME, {"state": "not a board"})
