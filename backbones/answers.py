@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import torch
+
 from nlrl.backbones.decoding import Answers, Batch, Watch
 from nlrl.backbones.jobs import Job
 from nlrl.backbones.language_model import Completion
@@ -25,15 +27,16 @@ def completions(
     jobs: Sequence[Job], answers: Answers, ends: frozenset[int], decode: Decode, version: str
 ) -> list[Completion]:
     """One completion a job, in order. ends: token ids that end an answer; they stay in `Completion.tokens`."""
-    columns = (answers.tokens.tolist(), answers.logprobs.tolist(), answers.expectation.tolist())
-    drawn = [_until_end(tokens[: job.sampling.max_tokens], ends) for job, tokens in zip(jobs, columns[0], strict=True)]
-    texts = decode(drawn)
+    tokens_drawn, lengths = answers.tokens.cpu().numpy(), _lengths(jobs, answers, ends)
+    drawn = [row[:length].tolist() for row, length in zip(tokens_drawn, lengths, strict=True)]
+    texts, logprobs_drawn = decode(drawn), answers.logprobs.cpu().numpy()
     out = []
-    for job, tokens, text, logprobs, expectation in zip(jobs, drawn, texts, *columns[1:], strict=True):
+    columns = zip(jobs, drawn, texts, logprobs_drawn, answers.expectation.tolist(), strict=True)
+    for job, tokens, text, logprobs, expectation in columns:
         answer = Completion(
             text=text,
             tokens=tuple(tokens),
-            logprobs=tuple(logprobs[: len(tokens)]),
+            logprobs=tuple(logprobs[: len(tokens)].tolist()),
             finish_reason="stop" if tokens[-1] in ends else "length",
             weight_version=version,
             prompt_tokens=len(job.prompt),
@@ -43,11 +46,12 @@ def completions(
     return out
 
 
-def _until_end(tokens: list[int], ends: frozenset[int]) -> list[int]:
-    for i, token in enumerate(tokens):
-        if token in ends:
-            return tokens[: i + 1]
-    return tokens
+def _lengths(jobs: Sequence[Job], answers: Answers, ends: frozenset[int]) -> list[int]:
+    """Tokens of each answer: up to and with its first end token, or as many as its job allows."""
+    limits = torch.tensor([job.sampling.max_tokens for job in jobs], device=answers.tokens.device)
+    is_end = torch.isin(answers.tokens, torch.tensor(sorted(ends), device=answers.tokens.device))
+    first = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, answers.tokens.shape[1])
+    return torch.minimum(first, limits).tolist()
 
 
 def cut_at_stop(answer: Completion, stop: Sequence[str], decode: Decode) -> Completion:

@@ -26,6 +26,10 @@ class Context(NamedTuple):
 
 def context(position_ids: Tensor, turns: Tensor, mask=None, cache=None, slots=None) -> Context:
     """Args: position_ids `(batch, time)`; turns: `rotary.frequencies`; mask, cache, slots as in `Backbone.hidden`."""
+    if isinstance(cache, KVCache) and (mask is None or slots is None):
+        raise ValueError(
+            "a KVCache needs `mask` (it holds slots that nobody may attend to) and `slots` (where to write)"
+        )
     where = None if slots is None else (torch.arange(slots.shape[0], device=slots.device)[:, None], slots)
     return Context(*angles(position_ids, turns), mask, cache, where)
 
@@ -43,25 +47,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
     else:
         keys, values = context.cache.write(layer, key, value, context.where)
         query = query.to(keys.dtype)
-    if query.shape[1] == 1 and context.mask is not None:
-        return _attend_one(query, keys, values, context.mask)
-    return _attend_all(query.transpose(1, 2), keys, values, context.mask)
+    if context.mask is None or query.shape[1] > 1 or (query.is_cuda and query.element_size() == 2):
+        return _attend_all(query, keys, values, context.mask)
+    return _attend_one(query, keys, values, context.mask)
 
 
 def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    query = query.transpose(1, 2)
     grouped = keys.shape[1] != query.shape[1]
     y = F.scaled_dot_product_attention(query, keys, values, mask, is_causal=mask is None, enable_gqa=grouped)
     return y.transpose(1, 2).flatten(2)
 
 
 def _attend_one(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """One new token a row: the heads of a group become the queries of one head, so no key is copied."""
+    """One new token a row, where no fused kernel is made for that: two matrix products take half the time of
+    `scaled_dot_product_attention` on a CPU. The heads of a group are the queries of one head, so no key is copied."""
     batch, _, heads, head_dim = query.shape
     query = query.reshape(batch, keys.shape[1], -1, head_dim)
-    if query.is_cuda:
-        y = F.scaled_dot_product_attention(query, keys, values, mask)
-    else:  # The fused CPU kernel is made for many queries; with a few, two matrix products take half its time.
-        scores = (query * head_dim**-0.5) @ keys.transpose(-1, -2)
-        scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-        y = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
+    scores = (query * head_dim**-0.5) @ keys.transpose(-1, -2)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    y = scores.to(wide).masked_fill(~mask, -torch.inf).softmax(-1).to(values.dtype) @ values
     return y.reshape(batch, 1, heads * head_dim)

@@ -103,6 +103,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, me
                 f"tensor {name} has values that {dtype} cannot hold (or NaN): save with dtype=torch.float32"
             )
     save_file(rounded, path, metadata={"format": "pt", **metadata})
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files that only their owner can read
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 1. The engine lives on a loop thread; `generate` is synchronous and submits its requests together, for vLLM to batch.
 2. Tokens in, tokens out: prompts are rendered here by the checkpoint's chat template, never by vLLM.
 3. Log-probabilities are vLLM's raw ones: of the sampled token, before temperature, top-k and top-p.
-4. `load_checkpoint` waits until nothing is being answered, reloads in place and forgets cached prefixes: every completion
-   comes from the one version that it names.
+4. `load_checkpoint` waits until nothing is being answered, reloads in place and forgets cached prefixes, so that every
+   completion comes from the one version that it names.
 
 vLLM starts child processes: a script that makes a `VLLMModel` needs the `if __name__ == "__main__":` guard.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -140,8 +140,9 @@ def verify_command(run: Where[Path]) -> None:
 
 def run_command(arguments: Sequence[str]) -> None:
     """`nlrl run CONFIG [--field value ...]`: the file's values are the defaults of the command line's fields."""
-    from nlrl.orchestration.config import RunConfig, load_config, validated
+    from nlrl.orchestration.config import RunConfig, load_config
     from nlrl.orchestration.logs import setup_logging
+    from nlrl.orchestration.overrides import overridden
 
     if not arguments or arguments[0] in ("-h", "--help"):
         default, rest = RunConfig(), ["--help"]
@@ -149,15 +150,7 @@ def run_command(arguments: Sequence[str]) -> None:
             default = load_config(Path(arguments[1]))
     else:
         default, rest = load_config(Path(arguments[0])), list(arguments[1:])
-    chosen = tyro.cli(
-        Annotated[RunConfig, tyro.conf.arg(name="")],
-        prog="nlrl run CONFIG",
-        description="Language policy iteration. CONFIG is a TOML file; every field can be overridden.",
-        default=default,
-        args=rest,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
-    config = validated(RunConfig, chosen.model_dump(), "command line")
+    config = overridden(default, rest)
     setup_logging()
     from nlrl.orchestration.loop import run
     from nlrl.orchestration.report import report
@@ -167,7 +160,7 @@ def run_command(arguments: Sequence[str]) -> None:
 
 
 def show(result: Any) -> None:
-    """Prints what a command found out: on stdout, unlike progress and log lines, and in a pipe wide enough for tables."""
+    """Prints what a command found out: on stdout, unlike progress and logs; in a pipe, wide enough for tables."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else WIDTH).print(result)
@@ -188,7 +181,7 @@ def run_cli(arguments: Sequence[str]) -> int:
     except NLRLError as error:
         print(f"nlrl: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         print("nlrl: stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0

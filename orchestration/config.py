@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.toml_text import toml_text
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -131,7 +132,8 @@ class TrainConfig(Section):
     buffer_iterations: int = Field(default=4, gt=0)
     """Sets of this many last iterations are trained on, once the policy has settled."""
     short_buffer_until: int = Field(default=2, ge=0)
-    """Up to this iteration only the newest set is used: while the policy changes fast, older sets are about another policy."""
+    """Up to this iteration only the newest set is used, and sets from before it are never used again: while the policy changes
+    fast, older sets are about another policy."""
     replay_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of corpus examples (reading, counting, choosing; never playing) mixed in, so that the language does not drift."""
     visit_weight: float = Field(default=0.0, ge=0)
@@ -241,8 +243,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise NLRLError(f"config file {path} does not exist")
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NLRLError(f"config file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise NLRLError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -251,11 +255,16 @@ def validated(model: type[Model], values: dict[str, Any], source: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise NLRLError(f"{source}: " + "; ".join(_complaint(model, e) for e in error.errors())) from None
+        raise NLRLError(f"{source}: {complaints(model, error)}") from None
 
 
-def _complaint(model: type[BaseModel], error: Any) -> str:
-    field = ".".join(str(part) for part in error["loc"])
+def complaints(model: type[BaseModel], error: ValidationError, within: str = "") -> str:
+    """What is wrong, field by field, in one line; `within` is where the model stands in the whole config."""
+    return "; ".join(_complaint(model, each, within) for each in error.errors())
+
+
+def _complaint(model: type[BaseModel], error: Any, within: str) -> str:
+    field = ".".join(str(part) for part in (within, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
         return f"unknown key '{field}'; known here: {', '.join(sorted(_fields_at(model, error['loc'][:-1])))}"
     given = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
@@ -273,28 +282,4 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 def to_toml(config: BaseModel) -> str:
     """The resolved config as TOML text that reads back equal."""
-    lines: list[str] = []
-    _write_table(lines, [], config.model_dump(mode="json", exclude_none=True))
-    return "\n".join(lines) + "\n"
-
-
-def _write_table(lines: list[str], path: list[str], table: dict[str, Any]) -> None:
-    if path:
-        lines.append(f"\n[{'.'.join(path)}]")
-    for key, value in table.items():
-        if not isinstance(value, dict):
-            lines.append(f"{key} = {_toml_value(value)}")
-    for key, value in table.items():
-        if isinstance(value, dict):
-            _write_table(lines, [*path, key], value)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return repr(value)
+    return toml_text(config.model_dump(mode="json", exclude_none=True))

@@ -56,7 +56,14 @@ def evaluate_agent(
     base_url: str = "",
     out: Path | None = None,
 ) -> RenderableType:
-    """Plays, measures, and returns what to print."""
+    """Plays, measures, and returns what to print.
+
+    Raises:
+        NLRLError: no such agent, game or opponent; a negative number of games or temperature.
+    """
+    for field, value in (("games", games), ("temperature", temperature)):
+        if value < 0:
+            raise NLRLError(f"{field}: {value} is negative; it must be 0 or more")
     config = agent_config(agent, base_url)
     model = open_model(config)
     figures = {
@@ -86,7 +93,7 @@ def sampled(
     rollout = RolloutConfig(samples_per_state=max(games, 1), samples_at_start=max(games, 1))
     worker = RolloutWorker(spec, model, config.prompt_style, config.max_tokens, rollout, seed)
     figures = {}
-    for name in opponents:
+    for name in opponents if games else ():
         tasks = game_tasks("eval", seed, 0, f"eval/{name}", games, (name,), paired=True)
         figures[name] = shares(worker.play(PlayJob(model.weight_version, temperature, tasks)))
     return figures

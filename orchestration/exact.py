@@ -45,12 +45,16 @@ class Turn(NamedTuple):
 
 
 def reachable_turns(
-    game: Game[Any], choose: Callable[[list[Turn]], list[Iterable[int | None]]], starts: Iterable[Turn]
+    game: Game[Any],
+    choose: Callable[[list[Turn]], list[Iterable[int | None]]],
+    starts: Iterable[Turn],
+    both_seats: bool = False,
 ) -> None:
     """Asks for the agent's moves in every state it can meet, one batch a ply, whatever its opponent does.
 
     Args:
         choose: given new turns of the agent, its possible moves in each.
+        both_seats: ask about the opponent's turns, too (its moves remain all legal ones): for an agent that is its own opponent.
     """
     seen: set[tuple[Any, int]] = set()
     frontier = list(starts)
@@ -61,6 +65,8 @@ def reachable_turns(
         seen.update(new)
         mine = [t for t in new.values() if game.current_player(t.state) == t.seat]
         options = dict(zip(mine, choose(mine) if mine else [], strict=True))
+        if both_seats and (theirs := [t for t in new.values() if t not in options]):
+            choose(theirs)
         frontier = [
             Turn(game.apply(t.state, action).state, t.seat, t.ply + 1)
             for t in new.values()

@@ -33,7 +33,7 @@ class Progress(Protocol):
 
 
 def progress(name: str, total: int, done: int = 0, every: float = 30.0) -> Progress:
-    """A progress display for `total` things, of which a resumed stage may have `done` some already.
+    """A progress display for `total` things (0: nobody knows how many), of which a resumed stage may have `done` some.
 
     Args:
         every: seconds between log lines where there is no terminal.
@@ -72,7 +72,7 @@ class _Bar:
                 _Bar._display = _new_display()
                 _Bar._display.start()
             _Bar._open += 1
-            self._task = _Bar._display.add_task(self._name, total=self._total, completed=self._done)
+            self._task = _Bar._display.add_task(self._name, total=self._total or None, completed=self._done)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +106,8 @@ class _Lines:
     def _say(self) -> None:
         now = time.monotonic()
         self._next = now + self._every
-        _log.info("%s: %d of %d%s", self._name, self._done, self._total, self._pace(now - self._start))
+        of = f" of {self._total}" if self._total else ""
+        _log.info("%s: %d%s%s", self._name, self._done, of, self._pace(now - self._start))
 
     def _pace(self, seconds: float) -> str:
         made = self._done - self._first

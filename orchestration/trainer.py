@@ -46,6 +46,7 @@ class TrainerActor:
         import torch
 
         from nlrl.backbones.loading import load
+        from nlrl.backbones.prompts import PromptEncoder
         from nlrl.orchestration.models import resolve_device, set_threads
 
         set_threads(threads)
@@ -53,6 +54,7 @@ class TrainerActor:
         self._device = resolve_device(device)
         model, self._tokenizer = load(base, device=self._device, dtype=torch.float32)
         self._networks = {"critic": model, "actor": copy.deepcopy(model)}
+        self._prompts = PromptEncoder(self._tokenizer)
 
     def fit(self, network: Network, examples: Sequence[TextExample], settings: FitSettings) -> dict[str, Any]:
         """Trains one network and returns its metrics (loss, tokens, steps, examples, seconds)."""
@@ -88,8 +90,9 @@ class TrainerActor:
         try:
             self._networks[network].load_state_dict(load_file(path))
         except (OSError, RuntimeError, SafetensorError) as error:
+            first = str(error).split("\n\t")[:2][-1].rstrip(".")
             raise NLRLError(
-                f"{path} does not hold weights of '{self._base}': {error}. Give the run the model it began with "
+                f"{path} does not hold weights of '{self._base}': {first}. Give the run the model it began with "
                 "(model.name), or delete the folder of this stage and rerun: it is trained again"
             ) from None
 
@@ -103,9 +106,9 @@ class TrainerActor:
 
     def _tokenised(self, examples: Sequence[TextExample]) -> list[Any]:
         from nlrl.backbones.packing import TokenExample
-        from nlrl.backbones.prompts import PromptEncoder, encode_texts
+        from nlrl.backbones.prompts import encode_texts
 
-        prompts = PromptEncoder(self._tokenizer).encode([Request(messages=example.messages) for example in examples])
+        prompts = self._prompts.encode([Request(messages=example.messages) for example in examples])
         eos = self._tokenizer.eos_token
         answers = encode_texts(self._tokenizer, [example.completion + eos for example in examples])
         return [

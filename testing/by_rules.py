@@ -64,7 +64,8 @@ class RuleModel:
 
     def _complete(self, request: Request) -> Completion:
         prompt = request.messages[-1].content
-        text = self._texts.get(prompt) or self._by_rules(prompt, request.seed)
+        seed = request.seed if request.sampling.temperature else 0  # greedy answers use no seed
+        text = self._texts.get(prompt) or self._by_rules(prompt, seed)
         tokens = tuple(text.encode())
         return Completion(text, tokens, (0.0,) * len(tokens), "stop", self._version, len(prompt.encode()))
 

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from nlrl import envs
+from nlrl.envs.game import Game
 from nlrl.errors import NLRLError
 from nlrl.orchestration.records import Record, record_files
 from nlrl.orchestration.tracking import METRICS_FILE, read_metrics
@@ -18,6 +19,7 @@ from nlrl.ui import boards, reading
 
 DIARY_FILE = "evaluations.md"
 PAGE = 50
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito's colour-blind-safe set
 HIDDEN = ("schema", "kind", "key", "turns", "candidates", "evaluations", "samples")
 
 
@@ -77,7 +79,10 @@ def show_learning(run: Path) -> None:
 def win_chart(shares: list[reading.Share]) -> Any:
     """Win rate by iteration, one line an opponent, with 95% intervals."""
     wins = pd.DataFrame([share for share in shares if share.result == "win"], columns=reading.Share._fields)
-    base = alt.Chart(wins).encode(x=alt.X("iteration:Q", axis=alt.Axis(tickMinStep=1)), color="opponent:N")
+    base = alt.Chart(wins).encode(
+        x=alt.X("iteration:Q", axis=alt.Axis(tickMinStep=1)),
+        color=alt.Color("opponent:N", scale=alt.Scale(range=COLOURS)),
+    )
     scale = alt.Scale(domain=[0, 1])
     line = base.mark_line(point=True).encode(
         y=alt.Y("share:Q", title="win rate", scale=scale), tooltip=list(reading.Share._fields)
@@ -102,20 +107,24 @@ def show_records(run: Path) -> None:
     if not stages:
         st.info("No records yet.")
         return
-    folder = stages[st.selectbox("Stage", stages, index=len(stages) - 1, key="stage")]
+    shelf = st.selectbox("Stage", stages, index=len(stages) - 1, key="stage")
+    folder = stages[shelf]
     records = cached_records(folder, reading.stamp(record_files(folder)))
     kinds = sorted({record["kind"] for record in records})
     if len(kinds) > 1:
         kind = st.selectbox("Kind", kinds, key="kind")
         records = [record for record in records if record["kind"] == kind]
+        shelf += f" {kind}"
     if not records:
         st.info("No whole record yet.")
         return
-    page = int(st.number_input(f"Page (of {-(-len(records) // PAGE)})", 1, -(-len(records) // PAGE), key="page")) - 1
-    shown = records[page * PAGE : (page + 1) * PAGE]
+    pages = -(-len(records) // PAGE)
+    page = int(st.number_input(f"Page (of {pages})", 1, pages, key=f"page of {shelf}"))
+    shown = records[(page - 1) * PAGE : page * PAGE]
     summary = [{k: str(v)[:80] for k, v in record.items() if k not in HIDDEN} for record in shown]
-    st.dataframe(summary, height=240)
-    show_record(run, shown[int(st.number_input("Record", 0, len(shown) - 1, key=f"record {page}"))])
+    st.dataframe(pd.DataFrame(summary), height=240)
+    number = st.number_input("Record", 0, len(shown) - 1, key=f"record on page {page} of {shelf}")
+    show_record(run, shown[int(number)])
 
 
 def show_record(run: Path, record: Record) -> None:
@@ -134,15 +143,20 @@ def show_record(run: Path, record: Record) -> None:
 
 
 def positions_of(run: Path, record: Record) -> list[boards.Position]:
-    spec = reading.game_spec(run)
     try:
-        game = (
-            envs.make_from_spec(record["game"]) if "game" in record else envs.make(spec[0], **spec[1]) if spec else None
-        )
+        game = game_of(run, record)
         return boards.positions(game, record) if game else []
     except (NLRLError, ValueError, KeyError, TypeError) as error:
         st.warning(f"No picture: {error}")
         return []
+
+
+def game_of(run: Path, record: Record) -> Game[Any] | None:
+    """The game that the record names, else the run's."""
+    if "game" in record:
+        return envs.make_from_spec(record["game"])
+    spec = reading.game_spec(run)
+    return envs.make(spec[0], **spec[1]) if spec else None
 
 
 if __name__ == "__main__":

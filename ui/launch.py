@@ -40,6 +40,8 @@ def command_for(runs_dir: Path, port: int) -> list[str]:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "runner.magicEnabled": "false",
     }
     settings = [f"--{name}={value}" for name, value in options.items()]
     app = Path(__file__).with_name("app.py")

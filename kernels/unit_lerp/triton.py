@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nlrl.kernels.unit_lerp.reference import SMALLEST_NORM
 
-VALUES_PER_PROGRAM = 1024
+VALUES_PER_PROGRAM = 2048
 PROGRAMS_PER_PROCESSOR = 4
 """Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from nlrl.orchestration.diary import probes
 from nlrl.orchestration.exact import Turn, reachable_turns
+from nlrl.orchestration.players import SELF
+from nlrl.orchestration.players import SELF
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import ACTOR, Session
@@ -39,18 +41,20 @@ def run_policy_table(session: Session, iteration: int) -> None:
             return [list(table[turn.state]) for turn in turns]
 
         plies = {state: visited[state].ply for state in chosen} | {p.state: p.ply for p in probes(session)}
-        reachable_turns(session.game, choose, _starts(session, plies))
+        both_seats = SELF in session.config.rollout.opponents
+        reachable_turns(session.game, choose, _starts(session, plies), both_seats)
     with stage.writer("table") as writer:
         writer.write_many(_record(session, iteration, state, moves) for state, moves in table.items())
     stage.commit({"states": len(table), "value_states": len(chosen)})
 
 
 def _starts(session: Session, plies: dict[Any, int]) -> list[Turn]:
-    """The positions after every legal move of the given states."""
-    game = session.game
+    """The positions after every legal move of the given states; where the policy is its own opponent, for both seats."""
+    game, both = session.game, SELF in session.config.rollout.opponents
     return [
-        Turn(game.apply(state, action).state, game.current_player(state), ply + 1)
+        Turn(game.apply(state, action).state, seat, ply + 1)
         for state, ply in plies.items()
+        for seat in (range(game.num_players) if both else (game.current_player(state),))
         for action in game.legal_actions(state)
     ]
 

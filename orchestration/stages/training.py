@@ -10,6 +10,7 @@ from typing import Any
 from nlrl.agents.roles import ActionInput, StateInput
 from nlrl.backbones.language_model import Message
 from nlrl.envs.random import derive_seed
+from nlrl.errors import NLRLError
 from nlrl.orchestration.config import TrainConfig
 from nlrl.orchestration.session import ACTOR, CRITIC, Session
 from nlrl.orchestration.stages import improvement, targets
@@ -49,9 +50,12 @@ def run_actor(session: Session, iteration: int) -> None:
 
 
 def buffer(config: TrainConfig, iteration: int) -> range:
-    """The iterations whose sets are trained on."""
-    length = 1 if iteration <= config.short_buffer_until else config.buffer_iterations
-    return range(max(1, iteration - length + 1), iteration + 1)
+    """The iterations whose sets are trained on: the newest alone while the policy changes fast, then several, but never those
+    from before it settled."""
+    until = config.short_buffer_until
+    if iteration <= until:
+        return range(iteration, iteration + 1)
+    return range(max(until, 1, iteration - config.buffer_iterations + 1), iteration + 1)
 
 
 def weight(config: TrainConfig, visits: int) -> float:
@@ -69,6 +73,11 @@ def _train(
             session.restore(network, iteration, stage.dir)
         return
     examples = list(found)
+    if not examples:
+        raise NLRLError(
+            f"iteration {iteration}: there is nothing to train the {network} on, for no readable text came of the games. "
+            f"What was said instead is in {stage.dir.parent}; does '{session.config.model.name}' know these prompts?"
+        )
     if network == CRITIC and session.config.control == "shuffled_g1":
         examples = shuffled_answers(examples, session.seed("shuffled_g1", iteration))
     replayed = replay(session, iteration, network, round(len(examples) * config.replay_fraction))

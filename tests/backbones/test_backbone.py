@@ -105,3 +105,29 @@ def test_kept_logits_are_the_last_ones(model):
 def test_embeddings_are_found_by_hugging_face_tools(model):
     assert model.get_input_embeddings() is model.embed_tokens
     assert model.get_output_embeddings() is model.lm_head
+
+
+@pytest.mark.parametrize("missing", ["mask", "slots"])
+def test_a_static_cache_without_mask_or_slots_is_refused(model, missing):
+    ids = tokens(1, 3)
+    given = {"mask": torch.ones(1, 1, 3, 4, dtype=torch.bool), "slots": positions(ids), missing: None}
+    with pytest.raises(ValueError, match="needs `mask`"):
+        model.hidden(ids, positions(ids), cache=model.new_cache(1, 4), **given)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+@torch.no_grad()
+def test_the_device_computes_what_the_cpu_does_with_and_without_a_cache(model, dtype, tolerance):
+    ids, slots = tokens(5, 20), torch.arange(27, device="cuda")
+    expected = model.hidden(ids, positions(ids))
+    model.to("cuda", dtype)
+    there = ids.cuda()
+    at = positions(there).cuda()
+    cache = model.new_cache(5, 27)
+    found = [model.hidden(there[:, :16], at[:, :16], (slots <= at[:, :16, None])[:, None], cache, at[:, :16])]
+    for now in at[:, 16:, None].unbind(1):
+        found.append(model.hidden(there.gather(1, now), now, (slots <= now[..., None])[:, None], cache, now))
+    for hidden in (torch.cat(found, 1), model.hidden(there, at)):
+        error = (hidden.float().cpu() - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert error.max() < tolerance

@@ -11,6 +11,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from nlrl.backbones.language_model import Completion, LanguageModel, LanguageMod
 from nlrl.backbones.openai_model import OpenAIModel, OpenAISettings
 from nlrl.backbones.vllm_model import VLLMModel, VLLMSettings, ray_actor
 from nlrl.errors import NLRLError
+
+pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed here (make test-vllm)")
 
 GREEDY = Sampling(temperature=0.0, max_tokens=16)
 DRAWN = Sampling(temperature=1.0, max_tokens=16)
@@ -62,11 +65,6 @@ class Reference:
         with torch.no_grad():
             scores = self.model(torch.tensor([[*prompt, *tokens]])).logits[0].log_softmax(-1)
         return [scores[len(prompt) - 1 + i, token].item() for i, token in enumerate(tokens)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _vllm() -> None:
-    pytest.importorskip("vllm")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from nlrl.orchestration.cli import run_cli
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.play_terminal import play_terminal
 
-NLRL = [sys.executable, "-m", "nlrl.orchestration.cli"]
 COMMANDS = ("report", "eval", "pretrain", "solve", "play", "view", "verify")
 
 
@@ -226,17 +225,12 @@ def test_eval_of_an_unfinished_run_says_how_to_finish_it(finished, tmp_path, cap
 
 # -- play --------------------------------------------------------------------------------------------------------------
 def test_a_person_plays_a_whole_game_on_the_terminal(finished):
-    done = nlrl("play", "tictactoe", "--agent", finished, input="\n".join("1 2 3 4 5 6 7 8 9".split() * 9))
+    done = nlrl("play", "tictactoe", "--agent", finished, input="\n".join(list("123456789") * 9))
     assert done.returncode == 0
     assert "your move (1 2 3 4 5 6 7 8 9):" in done.stdout
     assert "X: " in done.stdout
     assert "best_move: " in done.stdout
     assert any(end in done.stdout for end in ("You have won.", "You have lost.", "You drew."))
-
-
-def scripted_person(*moves):
-    told, moves = [], list(moves)
-    return (lambda prompt: moves.pop(0)), told
 
 
 @pytest.mark.parametrize("seat", [0, 1])

@@ -92,6 +92,12 @@ def test_a_state_is_answered_as_often_as_its_ply_allows():
     assert max(by_ply[2]) <= 2
 
 
+def test_every_answer_is_drawn_with_a_seed_of_its_own():
+    model = Counting(RuleModel())
+    worker(model).play(job(games(40)))
+    assert len({request.seed for request in model.asked}) == len(model.asked)
+
+
 def test_games_go_on_side_by_side_one_batch_a_turn():
     model = Counting(RuleModel())
     worker(model).play(job(games(60, ("random",))))

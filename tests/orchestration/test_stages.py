@@ -24,6 +24,7 @@ from nlrl.orchestration.stages.policy_table import read_table, run_policy_table
 from nlrl.orchestration.stages.rollout import run_rollout, visits
 from nlrl.orchestration.stages.targets import plan_targets, run_targets
 from nlrl.orchestration.stages.training import buffer, run_actor, run_critic, weight
+from nlrl.orchestration.worker import PlayJob, game_tasks
 from nlrl.testing.by_rules import RuleModel
 
 GAME = make("tictactoe")
@@ -317,9 +318,9 @@ def test_a_target_that_is_nothing_but_evidence_is_dropped_and_counted(session, w
 
 @pytest.mark.parametrize(
     ("iteration", "short_until", "length", "expected"),
-    [(1, 2, 4, [1]), (2, 2, 4, [2]), (3, 2, 4, [1, 2, 3]), (6, 2, 4, [3, 4, 5, 6]), (2, 0, 4, [1, 2]), (5, 0, 1, [5])],
+    [(1, 2, 4, [1]), (2, 2, 4, [2]), (3, 2, 4, [2, 3]), (6, 2, 4, [3, 4, 5, 6]), (2, 0, 4, [1, 2]), (5, 0, 1, [5])],
 )
-def test_the_buffer_is_short_at_first_and_then_the_last_sets(iteration, short_until, length, expected):
+def test_the_buffer_is_the_newest_set_at_first_and_never_goes_back_behind_that_time(iteration, short_until, length, expected):
     config = TrainConfig(short_buffer_until=short_until, buffer_iterations=length)
     assert list(buffer(config, iteration)) == expected
 
@@ -618,6 +619,16 @@ def test_evaluation_plays_pairs_of_seats_on_shared_seeds_greedily_and_sampled(se
             assert row["games"] == 6
             assert sum(row[result]["share"] for result in ("win", "draw", "loss", "forfeit")) == pytest.approx(1)
             assert all(row[r]["low"] <= row[r]["share"] <= row[r]["high"] for r in ("win", "draw", "loss", "forfeit"))
+
+
+def test_a_pair_of_evaluation_games_shares_its_seed(session):
+    one = session(evaluation={"games": 6, "opponents": ["random"]})
+    run_evaluation(one, 0)
+    played = {record["key"]: record["actions"] for record in records(one, "evaluation", 0) if record["kind"] == "game"}
+    for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        tasks = game_tasks("small", 0, 0, f"evaluation/{label}/random", 6, ["random"], paired=True)
+        for record in one.workers[0].call("play", PlayJob("base", temperature, tasks)).result():
+            assert played[record["key"]] == record["actions"]
 
 
 def test_no_sampled_games_are_played_when_none_are_wanted(session):

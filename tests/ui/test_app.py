@@ -134,11 +134,17 @@ def test_a_record_whose_board_cannot_be_read_is_shown_without_a_picture(open_app
 
 
 def test_long_stages_come_in_pages(open_app, tmp_path):
-    write_run(tmp_path / "run", records={"001/notes": [{"n": n} for n in range(51)]})
+    records = {"001/few": [{"n": -1}], "001/notes": [{"n": n} for n in range(51)]}
+    write_run(tmp_path / "run", records=records)
     app = open_app()
     assert len(app.dataframe[0].value) == 50
-    app.number_input(key="page").set_value(2).run()
+    page, record = app.number_input
+    record.set_value(49)
+    page.set_value(2).run()
     assert len(app.dataframe[0].value) == 1
+    app.selectbox(key="stage").set_value("001/few").run()
+    assert list(app.dataframe[0].value["n"]) == ["-1"]
+    assert not app.exception
 
 
 def test_one_of_several_runs_is_chosen(open_app, tmp_path):

@@ -1,0 +1,106 @@
+"""What a run prints when it ends: the figures of its manifests, and the opinion that changed most."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from rich.console import Console
+
+from nlrl.orchestration.diary import entries_of
+from nlrl.orchestration.report import evaluations, opinions, report
+from nlrl.orchestration.run_folder import RunFolder
+
+
+def printed(renderable, width=220):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def rows(text, title):
+    """The cells of a printed table."""
+    table = text[text.index(title) :].partition("└")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in table if line.startswith("│")]
+
+
+@pytest.fixture
+def metrics(finished):
+    folder = finished / "iterations"
+    return [json.loads((folder / f"{i:03d}" / "evaluation" / "manifest.json").read_text())["metrics"] for i in range(3)]
+
+
+def test_the_learning_table_has_a_row_an_iteration_with_the_figures_of_its_evaluation(finished, metrics):
+    table = rows(printed(report(finished)), "Greedy play against random")
+    assert [row[0] for row in table] == ["0", "1", "2"]
+    for row, found in zip(table, metrics, strict=True):
+        shares = found["sampled"]["greedy"]["random"]
+        for cell, result in zip(row[1:5], ("win", "draw", "loss", "forfeit"), strict=True):
+            share = shares[result]
+            assert cell == f"{share['share']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
+        assert row[5] == f"{found['exact']['against']['random']['win']:.3f}"
+        assert row[6] == f"{shares['failures_per_turn']:.2%}"
+
+
+def test_the_error_of_the_texts_stands_beside_that_of_a_trivial_guess(finished, metrics):
+    for row, found in zip(rows(printed(report(finished)), "Greedy play against random"), metrics, strict=True):
+        against = found["texts"]["against_policy"]
+        trivial = min(against[name]["mae"] for name in against if name != "text")
+        assert row[7] == f"{against['text']['mae']:.3f}"
+        assert row[8] == f"{trivial:.3f}"
+        assert row[9] == f"{found['texts']['true_claims']:.1%}"
+
+
+def test_exact_results_against_every_opponent_before_and_after(finished, metrics):
+    table = rows(printed(report(finished)), "Exact results of the greedy actor")
+    expected = [("0", name) for name in metrics[0]["exact"]["against"]] + [
+        ("2", n) for n in metrics[2]["exact"]["against"]
+    ]
+    assert [(row[0], row[1]) for row in table] == expected
+    for row in table:
+        exact = metrics[int(row[0])]["exact"]
+        assert row[2:6] == [f"{exact['against'][row[1]][r]:.4f}" for r in ("win", "draw", "loss", "forfeit")]
+        assert row[6] == f"{exact['exploitability']:.3f}"
+
+
+def test_the_opinion_that_changed_most_is_shown_with_both_texts(finished):
+    entries = entries_of(RunFolder(finished))
+    first, last = (next(e for e in entries if e["iteration"] == i) for i in (0, 2))
+    changes = [
+        (abs(after["verdict"] - before["verdict"]), before, after)
+        for before, after in zip(first["evaluations"], last["evaluations"], strict=True)
+    ]
+    _, before, after = max(changes, key=lambda change: change[0])
+    text = " ".join(printed(opinions(entries)[0], 400).replace("│", " ").split())
+    assert f"iteration 0: {before['text']}" in text
+    assert f"iteration 2: {after['text']}" in text
+    assert f"{after['exact_policy']:+.2f}"[1:] in text
+
+
+def test_a_run_says_where_its_diary_lies_and_how_to_open_it(finished):
+    text = printed(report(finished), 400)
+    assert f"nlrl view {finished.parent}" in text
+    assert str(finished / "evaluations.md") in text
+
+
+def test_an_unfinished_run_shows_what_there_is(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    for iteration in ("002", "001"):
+        shutil.rmtree(copy / "iterations" / iteration)
+    text = printed(report(copy))
+    assert [row[0] for row in rows(text, "Greedy play")] == ["0"]
+    assert "One move, two opinions" not in text
+    shutil.rmtree(copy / "iterations")
+    assert "no evaluation is committed yet" in printed(report(copy))
+
+
+def test_a_run_without_games_or_without_the_random_player_is_printed_too(session, watched):
+    from nlrl.orchestration.stages.evaluation import run_evaluation
+
+    one = session(evaluation={"games": 0, "opponents": ["minimax"]})
+    run_evaluation(one, 0)
+    assert evaluations(one.folder).keys() == {0}
+    text = printed(report(one.folder.path))
+    assert "minimax" in text
+    assert len(rows(text, "Exact results")) == 1
