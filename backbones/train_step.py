@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.backbones.packing import TokenBatch, block_mask
+from nlrl.backbones.replicas import Replicas
 
 log = logging.getLogger(__name__)
 EAGER_STEPS = 3
@@ -80,6 +81,8 @@ class TrainStep:
         self.bf16 = bf16
         self.graphs = graphs and self.device.type == "cuda"
         self.loss_sum = torch.zeros((), device=self.device)
+        threads = torch.get_num_threads() if self.device.type == "cpu" and not compile else 1
+        self.replicas = Replicas(model, threads) if threads > 1 else None
         self.compiled = torch.compile(target_loss, dynamic=False) if compile else None
         self._stream = torch.cuda.Stream(self.device) if self.graphs else None
         self._eager_steps: dict[torch.Size, int] = {}
@@ -129,14 +132,17 @@ class TrainStep:
     def _backward(self, loss_function, passes: list[TokenBatch], masked: bool, static: bool) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         weight = torch.stack([batch.weights.float().sum() for batch in passes]).sum().clamp_min(1e-8)
-        mean = torch.zeros((), device=self.device)
-        for batch in passes:
+
+        def share(model, batch: TokenBatch) -> Tensor:
             with self._autocast():
-                total, _ = loss_function(self.model, batch, masked, static)
+                total, _ = loss_function(model, batch, masked, static)
             loss = total / weight
             loss.backward()
-            mean += loss.detach()
-        return mean
+            return loss.detach()
+
+        if self.replicas is not None and len(passes) > 1:
+            return self.replicas.gradients(passes, share)
+        return torch.stack([share(self.model, batch) for batch in passes]).sum()
 
     def _autocast(self):
         # No cache of cast weights: a graph would keep one that belongs to another step.

@@ -30,6 +30,10 @@ class TrainMetrics:
     seconds: float
 
 
+_CPU_PASS_TOKENS = 2048
+"""What stays in a core's caches."""
+
+
 class Trainer:
     """AdamW on one model. The optimizer's state survives between calls of `fit`; batches depend on the seed alone."""
 
@@ -131,7 +135,8 @@ class Trainer:
         if not self._packs:
             for batch in batches:
                 batch = sorted(batch, key=len)
-                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], 2048)]
+                most = min(_CPU_PASS_TOKENS, sum(map(len, batch)) // torch.get_num_threads() + 1)
+                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], most)]
             return
         row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
         rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)

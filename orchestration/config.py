@@ -177,7 +177,9 @@ class ClusterConfig(Section):
     address: str | None = None
     """A Ray cluster's address; the job's own cluster inside `ray job submit`."""
     threads: int = Field(default=0, ge=0)
-    """CPU threads of the model and the trainer; 0 takes the machine's cores."""
+    """CPU cores for the model and the trainer, which take turns; 0 takes the machine's."""
+    servers: int = Field(default=0, ge=0)
+    """Model servers that share the prompts; 0 is one on a GPU and one a core on a CPU."""
 
 
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]

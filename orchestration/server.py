@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nlrl.backbones.language_model import Completion, LanguageModel, Request
@@ -33,13 +34,16 @@ class _Call:
 
 @dataclass
 class ServerStats:
-    """What the server did since it was last asked."""
+    """What a server did since it was last asked."""
 
     requests: int = 0
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: ServerStats) -> ServerStats:
+        return ServerStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class ModelServer:
@@ -157,13 +161,17 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 
 class ServedModel:
-    """A `LanguageModel` that answers through a server's actor with one weight set."""
+    """A `LanguageModel` that answers through the actors of one or more servers with one weight set.
 
-    def __init__(self, handle: Any, weights: str = BASE, description: dict[str, Any] | None = None):
-        described = description or handle.call("describe").result()
+    A prompt always goes to the same server, which therefore remembers it. Several servers of one thread each answer more than one
+    of several threads does, where models are small and cores are all there is.
+    """
+
+    def __init__(self, handles: Sequence[Any], weights: str = BASE, description: dict[str, Any] | None = None):
+        described = description or handles[0].call("describe").result()
         self.name: str = described["name"]
         self.reads_expectations: bool = described["reads_expectations"]
-        self._handle, self._weights = handle, weights
+        self._handles, self._weights = list(handles), weights
         self._version = ""
 
     @property
@@ -172,13 +180,29 @@ class ServedModel:
         return self._version
 
     def with_weights(self, weights: str) -> ServedModel:
-        """The same server, another weight set."""
+        """The same servers, another weight set."""
         described = {"name": self.name, "reads_expectations": self.reads_expectations}
-        return ServedModel(self._handle, weights, described)
+        return ServedModel(self._handles, weights, described)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         if not requests:
             return []
-        completions = self._handle.call("generate", self._weights, list(requests)).result()
-        self._version = completions[0].weight_version
-        return completions
+        shares: list[list[int]] = [[] for _ in self._handles]
+        for index, request in enumerate(requests):
+            shares[self._server_of(request)].append(index)
+        asked = [
+            (share, handle.call("generate", self._weights, [requests[i] for i in share]))
+            for handle, share in zip(self._handles, shares, strict=True)
+            if share
+        ]
+        answers: dict[int, Completion] = {}
+        for share, future in asked:
+            answers.update(zip(share, future.result(), strict=True))
+        self._version = answers[0].weight_version
+        return [answers[i] for i in range(len(requests))]
+
+    def _server_of(self, request: Request) -> int:
+        if len(self._handles) == 1:
+            return 0
+        prompt = request.messages[-1].content if request.messages else repr(request.tokens)
+        return zlib.crc32(prompt.encode()) % len(self._handles)

@@ -13,7 +13,7 @@ from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.random import derive_seed
 from nlrl.orchestration.cluster import Cluster, Handle
-from nlrl.orchestration.config import RunConfig
+from nlrl.orchestration.config import ModelConfig, RunConfig
 from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.server import BASE, PARTS, ModelServer, ServedModel
@@ -33,7 +33,7 @@ class Session:
     game: Game[Any]
     student_roles: Roles
     teacher_roles: Roles
-    server: Handle
+    servers: list[Handle]
     student: ServedModel
     teacher: LanguageModel
     workers: list[Handle]
@@ -71,7 +71,8 @@ class Session:
         """Makes a network that the trainer holds the one that answers, as version `actor@3`."""
         assert self.trainer is not None
         version = f"{network}@{iteration}"
-        self.server.call("put_weights", network, version, self.trainer.call("weights", network).result()).result()
+        weights = self.cluster.put(self.trainer.call("weights", network).result())
+        self.cluster.gather([server.call("put_weights", network, version, weights) for server in self.servers])
         self.versions[network] = version
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
@@ -85,9 +86,16 @@ class Session:
         self.folder.close()
 
 
-def threads_of(config: RunConfig) -> int:
-    """CPU threads for the model and the trainer, which take turns."""
-    return config.cluster.threads or (os.cpu_count() or 1)
+def cores_of(config: RunConfig) -> int:
+    """CPU cores that the model and the trainer use; they take turns."""
+    return config.cluster.threads or len(os.sched_getaffinity(0))
+
+
+def servers_of(config: RunConfig, on_gpu: bool) -> int:
+    """How many model servers: one on a GPU, one a core on a CPU, where small models gain nothing from more threads."""
+    if config.cluster.servers:
+        return config.cluster.servers
+    return cores_of(config) if config.model.kind == "native" and not on_gpu and config.cluster.kind == "ray" else 1
 
 
 def open_session(config: RunConfig, folder: RunFolder) -> Session:
@@ -110,35 +118,23 @@ def open_session(config: RunConfig, folder: RunFolder) -> Session:
 def _start(
     config: RunConfig, folder: RunFolder, cluster: Cluster, game: Game[Any], student_roles: Roles, teacher_roles: Roles
 ) -> Session:
-    threads, on_gpu = threads_of(config), _uses_gpu(config)
+    cores, on_gpu = cores_of(config), _uses_gpu(config)
     share = 0.5 if on_gpu else 0  # server and trainer take turns on one GPU
-    server = cluster.spawn(
-        ModelServer, config.model, threads, num_cpus=0, num_gpus=share, threads=threads, concurrency=64, name="model"
-    )
-    student = ServedModel(server)
+    count = servers_of(config, on_gpu)
+    servers = [_serve(cluster, config.model, max(1, cores // count), share / count, f"model-{i}") for i in range(count)]
+    student = ServedModel(servers)
     teacher: LanguageModel = student
     if config.teacher is not None:
-        teacher = ServedModel(
-            cluster.spawn(
-                ModelServer, config.teacher, threads, num_cpus=0, threads=threads, concurrency=64, name="teacher"
-            )
-        )
+        teacher = ServedModel([_serve(cluster, config.teacher, cores, 0, "teacher")])
     trainer = None
     if config.model.kind == "scripted":
         trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
     elif config.model.kind == "native":
-        trainer = cluster.spawn(
-            TrainerActor,
-            config.model.name,
-            config.model.device,
-            threads,
-            num_cpus=0,
-            num_gpus=share,
-            threads=threads,
-            name="trainer",
-        )
+        model = config.model
+        options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
+        trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
     session = Session(
-        config, folder, cluster, game, student_roles, teacher_roles, server, student, teacher, [], trainer
+        config, folder, cluster, game, student_roles, teacher_roles, servers, student, teacher, [], trainer
     )
     session.workers = [
         cluster.spawn(
@@ -155,6 +151,11 @@ def _start(
         for index in range(config.rollout.workers)
     ]
     return session
+
+
+def _serve(cluster: Cluster, model: ModelConfig, threads: int, share: float, name: str) -> Handle:
+    options = {"num_cpus": 0, "num_gpus": share, "threads": threads, "concurrency": 64, "name": name}
+    return cluster.spawn(ModelServer, model, threads, **options)
 
 
 def _uses_gpu(config: RunConfig) -> bool:

@@ -97,12 +97,20 @@ class TrainerActor:
             ) from None
 
     def export(self, network: Network, folder: str) -> None:
-        """Saves a network as a model folder that `nlrl.backbones.load` reads."""
+        """Saves a network as a model folder that `nlrl.backbones.load` reads.
+
+        Raises:
+            NLRLError: the disk refused; an older folder of that name is as it was.
+        """
         import torch
+        from safetensors import SafetensorError
 
         from nlrl.backbones.loading import save
 
-        save(self._networks[network], self._tokenizer, folder, dtype=torch.float32)
+        try:
+            save(self._networks[network], self._tokenizer, folder, dtype=torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise NLRLError(f"{folder}: cannot be written: {error}. Make room and rerun the same command") from None
 
     def _tokenised(self, examples: Sequence[TextExample]) -> list[Any]:
         from nlrl.backbones.packing import TokenExample

@@ -12,7 +12,6 @@ from typing import Any
 from nlrl.orchestration.diary import probes
 from nlrl.orchestration.exact import Turn, reachable_turns
 from nlrl.orchestration.players import SELF
-from nlrl.orchestration.players import SELF
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import ACTOR, Session
@@ -49,12 +48,11 @@ def run_policy_table(session: Session, iteration: int) -> None:
 
 
 def _starts(session: Session, plies: dict[Any, int]) -> list[Turn]:
-    """The positions after every legal move of the given states; where the policy is its own opponent, for both seats."""
-    game, both = session.game, SELF in session.config.rollout.opponents
+    """The positions after every legal move of the given states."""
+    game = session.game
     return [
-        Turn(game.apply(state, action).state, seat, ply + 1)
+        Turn(game.apply(state, action).state, game.current_player(state), ply + 1)
         for state, ply in plies.items()
-        for seat in (range(game.num_players) if both else (game.current_player(state),))
         for action in game.legal_actions(state)
     ]
 

@@ -257,7 +257,7 @@ def limited(size):
 
 
 @pytest.mark.parametrize(
-    ("size", "cut"), [(100, "config.toml"), (30_000, "iterations/001/"), (55_000, "iterations/00")]
+    ("size", "cut"), [(100, "config.toml"), (8_000, "iterations/000/evaluation"), (30_000, "iterations/001/targets")]
 )
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     config_file, tmp_path, finished, committed_files, size, cut
@@ -278,6 +278,14 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     assert {path: after[path] for path in before if path.endswith("manifest.json")} == {
         path: content for path, content in before.items() if path.endswith("manifest.json")
     }
+
+
+def test_an_agent_that_cannot_be_saved_is_an_error_of_its_folder(checkpoint, tmp_path):
+    from nlrl.orchestration.trainer import TrainerActor
+
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(NLRLError, match=rf"{tmp_path}/run/agent: cannot be written: .*rerun the same command"):
+        TrainerActor(str(checkpoint), "cpu").export("actor", str(tmp_path / "run/agent"))
 
 
 def test_a_metrics_file_that_cannot_grow_stops_the_run_with_its_name(finished, tmp_path, config_file):

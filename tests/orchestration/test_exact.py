@@ -165,6 +165,19 @@ def test_reachable_turns_asks_for_all_that_is_needed_and_nothing_twice():
     assert worst_case(GAME, met) == worst_case(GAME, table)
 
 
+def test_an_agent_that_is_its_own_opponent_is_asked_for_both_seats():
+    table, met = random_table(5, most=1), {}
+
+    def choose(turns):
+        met.update((turn.state, table[turn.state]) for turn in turns)
+        return [list(table[turn.state]) for turn in turns]
+
+    start = GAME.apply(START, 4).state
+    reachable_turns(GAME, choose, [Turn(start, 0, 1)], both_seats=True)
+    found = action_values(GAME, met, [None], [(START, 4)])
+    assert found == action_values(GAME, table, [None], [(START, 4)])
+
+
 def test_reachable_turns_knows_how_many_moves_were_made():
     plies = {}
 

@@ -74,9 +74,11 @@ def test_another_seed_is_another_run(finished, small_config, tmp_path, committed
     assert same == []
 
 
-@pytest.mark.parametrize("workers", [1, 5])
-def test_the_number_of_workers_leaves_no_trace(finished, small_config, tmp_path, committed_files, workers):
-    other = run(small_config(tmp_path / "other", rollout={"workers": workers})).path
+@pytest.mark.parametrize(("workers", "servers"), [(1, 1), (5, 3)])
+def test_the_number_of_workers_and_servers_leaves_no_trace(
+    finished, small_config, tmp_path, committed_files, workers, servers
+):
+    other = run(small_config(tmp_path / "other", rollout={"workers": workers}, cluster={"servers": servers})).path
     assert committed_files(other) == committed_files(finished)
 
 

@@ -125,12 +125,35 @@ def test_a_run_killed_under_ray_goes_on_under_ray_to_the_bytes_of_an_inline_one(
     command, tmp_path, finished, committed_files
 ):
     folder = tmp_path / "run"
-    ray = command(cluster={"kind": "ray"}, rollout={"workers": 2})
+    ray = command(cluster={"kind": "ray", "servers": 2}, rollout={"workers": 2})
     assert kill_in(ray, folder, 1, "targets", 0.05)
     assert not (folder / "iterations/002").exists()
     finish(ray)
     assert committed_files(folder) == committed_files(finished)
     assert_nothing_is_lost_or_doubled(folder)
+
+
+NATIVE = {
+    "iterations": 1,
+    "model": {"kind": "native", "name": "transformer-base", "device": "cpu"},
+    "rollout": {"games": 8, "samples_per_state": 1, "samples_at_start": 2},
+    "targets": {"texts_max": 1, "continuations": 2, "actions": "visited"},
+    "critic": {"first_epochs": 1},
+    "actor": {"first_epochs": 1},
+    "evaluation": {"games": 0, "opponents": ["random"], "value_states": 2},
+    "cluster": {"threads": 2},
+}
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_config, tmp_path, committed_files):
+    whole = small_config(tmp_path / "whole", **NATIVE)
+    (tmp_path / "whole.toml").write_text(to_toml(whole))
+    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    plan = [(1, "targets", 0.3), (1, "policy", 0.2), (1, "improvement", 0.05), (1, "evaluation", 0.1)]
+    killed_run(command(**NATIVE), tmp_path / "run", plan)
+    assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
+    assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
 
 def test_two_drivers_of_one_run_are_kept_apart(command, tmp_path):
@@ -204,6 +227,32 @@ def test_only_what_is_owed_is_made(finished, small_config, tmp_path, watched):
         ("actor@2", "Choose a move."),
     }
     assert [fit.network for fit in watched.fits] == ["critic", "actor"]
+
+
+@pytest.mark.parametrize("stage", ["rollout", "targets"])
+def test_games_that_are_on_disk_are_not_played_again(finished, small_config, tmp_path, monkeypatch, stage):
+    from nlrl.orchestration.loop import run
+    from nlrl.orchestration.worker import RolloutWorker
+
+    method, shard = {"rollout": ("play", "games"), "targets": ("continue_games", "targets")}[stage]
+    original, played = getattr(RolloutWorker, method), []
+
+    def watched(self, job):
+        played.append(job)
+        return original(self, job)
+
+    monkeypatch.setattr(RolloutWorker, method, watched)
+    folder = half_done(finished, tmp_path, stage, shard, b"")
+    there = list(read_many(record_files(folder / "iterations/002" / stage)))
+    run(small_config(folder))
+    if stage == "rollout":
+        keys = {task.key for job in played for task in job.tasks if job.temperature == 1 and job.version == "actor@1"}
+        assert len(keys) == 8
+        assert not keys & {record["key"] for record in there}
+    else:
+        every = {(r["state"], r["action"]) for r in RunFolder(finished).stage(2, "targets").records()}
+        pairs = [(task.state, task.action) for job in played for task in job.tasks]
+        assert 0.3 * len(every) < len(pairs) == len(set(pairs)) < 0.8 * len(every)
 
 
 def test_damage_before_the_last_line_is_refused_by_file_and_line_and_nothing_is_lost(

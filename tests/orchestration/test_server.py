@@ -14,7 +14,7 @@ from nlrl.backbones.language_model import Completion, LanguageModelError, Messag
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Cluster
 from nlrl.orchestration.config import ModelConfig
-from nlrl.orchestration.server import ModelServer, ServedModel
+from nlrl.orchestration.server import ModelServer, ServedModel, ServerStats
 from nlrl.testing import FaultyModel, ScriptedModel
 
 
@@ -205,7 +205,7 @@ def test_a_served_model_is_the_model_with_one_weight_set(serve, echo):
     serve(echo)  # makes the module that the actor opens
     with Cluster("inline") as cluster:
         handle = cluster.spawn(ModelServer, ModelConfig(kind="scripted", name="hosted_model"))
-        base = ServedModel(handle)
+        base = ServedModel([handle])
         handle.call("put_weights", "actor", "actor@1", {"says": "actor"}).result()
         actor = base.with_weights("actor")
         assert (base.name, base.reads_expectations) == ("echo", False)
@@ -214,3 +214,38 @@ def test_a_served_model_is_the_model_with_one_weight_set(serve, echo):
         assert (actor.weight_version, base.weight_version) == ("actor@1", "echo@0")
         assert base.generate([]) == []
         assert len(echo.batches) == 2
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """A served model behind three servers, and their models."""
+    echoes = []
+    module: Any = ModuleType("hosted_model")
+    module.make_model = lambda: echoes.append(Echo()) or echoes[-1]
+    monkeypatch.setitem(sys.modules, "hosted_model", module)
+    with Cluster("inline") as cluster:
+        config = ModelConfig(kind="scripted", name="hosted_model")
+        yield ServedModel([cluster.spawn(ModelServer, config) for _ in range(3)]), echoes
+
+
+def test_several_servers_share_prompts_and_answers_keep_their_order(three):
+    served, echoes = three
+    prompts = [f"prompt {i}" for i in range(60)]
+    assert texts(served.generate([ask(prompt) for prompt in prompts])) == [f"nothing: {prompt}" for prompt in prompts]
+    assert [len(echo.batches) for echo in echoes] == [1, 1, 1]
+    assert min(len(echo.batches[0]) for echo in echoes) > 8
+    assert sorted(prompt for echo in echoes for prompt in echo.batches[0]) == sorted(prompts)
+
+
+def test_a_prompt_always_goes_to_the_server_that_remembers_it(three):
+    served, echoes = three
+    served.generate([ask(f"prompt {i}") for i in range(60)])
+    served.with_weights("actor").generate([ask(f"prompt {i}") for i in reversed(range(0, 60, 2))])
+    assert [len(echo.batches) for echo in echoes] == [1, 1, 1]
+    served.generate([ask("prompt 7", seed=1), ask("prompt 7", seed=2)])
+    assert sorted(len(echo.batches) for echo in echoes) == [1, 1, 2]
+
+
+def test_counters_of_servers_add_up():
+    total = sum([ServerStats(3, 1, 10, 6, 0.5), ServerStats(2, 0, 4, 2, 0.25)], ServerStats())
+    assert total == ServerStats(5, 1, 14, 8, 0.75)

@@ -320,7 +320,7 @@ def test_a_target_that_is_nothing_but_evidence_is_dropped_and_counted(session, w
     ("iteration", "short_until", "length", "expected"),
     [(1, 2, 4, [1]), (2, 2, 4, [2]), (3, 2, 4, [2, 3]), (6, 2, 4, [3, 4, 5, 6]), (2, 0, 4, [1, 2]), (5, 0, 1, [5])],
 )
-def test_the_buffer_is_the_newest_set_at_first_and_never_goes_back_behind_that_time(iteration, short_until, length, expected):
+def test_the_buffer_is_the_newest_set_at_first_and_never_goes_back_behind_it(iteration, short_until, length, expected):
     config = TrainConfig(short_buffer_until=short_until, buffer_iterations=length)
     assert list(buffer(config, iteration)) == expected
 
