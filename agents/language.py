@@ -1,8 +1,8 @@
 """How a game is put into words: the part of the language that rules decide.
 
-A `GameLanguage` knows a game's rules and its sentences. It retells moves (the descriptor d of the language Bellman equation), states
-the facts of a position, and words a verdict; it never judges. Whoever judges (the G1 of a corpus, a model) does so elsewhere and
-passes the verdict in. Sentences are data: `agents/phrases/<game>.toml`.
+A `GameLanguage` knows a game's rules and its sentences. It retells moves (the descriptor d of the language Bellman
+equation), states the facts of a position, and words a verdict; it never judges. Whoever judges (the G1 of a corpus,
+a model) does so elsewhere and passes the verdict in. Sentences are data: `agents/phrases/<game>.toml`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The language roles of NLRL: policy, V, Q, the aggregators G1 and G2, and the improvement operator I.
 
-1. A role turns a typed input into chat messages and a model's answer into a typed output, or into a `ParseFailure` that says why.
+1. A role turns a typed input into chat messages and a model's answer into a typed output, or into a `ParseFailure`
+   that says why.
 2. Roles do not know which model answers, where it runs, or what happens to the output.
-3. G2 fuses one described transition with the evaluation of its successor; G1 merges samples (retold games, or texts of G2) into one
-   evaluation. They are separate roles and separate calls.
+3. G2 fuses one described transition with the evaluation of its successor; G1 merges samples (retold games, or texts
+   of G2) into one evaluation. They are separate roles and separate calls.
 4. A verdict is a number in [-1, 1] from the view of the player to move in the role's input state.
 """
 
@@ -28,7 +29,8 @@ SampleKind = Literal["games", "outlooks"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a language value function says: the text without its machine-readable ending, and the verdict it ends with."""
+    """What a language value function says: the text without its machine-readable ending, and the verdict it ends
+    with."""
 
     text: str
     verdict: float
@@ -69,7 +71,8 @@ class SamplesInput:
 
 @dataclass(frozen=True, slots=True)
 class TransitionInput:
-    """Input of G2: the moves played from `state`, retold, and the evaluation of where they led (from that state's mover's view)."""
+    """Input of G2: the moves played from `state`, retold, and the evaluation of where they led (from that state's
+    mover's view)."""
 
     state: State
     transition: str
@@ -198,7 +201,11 @@ class ImprovementRole(Role[CandidatesInput, Choice]):
 
     def _shown(self, evaluation: Evaluation) -> str:
         """Bundled models write their verdict into the text; other models' prose may leave it to the ending."""
-        return evaluation.text if self.style == "plain" else f"{evaluation.text} (evaluation: {number(evaluation.verdict)})"
+        return (
+            evaluation.text
+            if self.style == "plain"
+            else f"{evaluation.text} (evaluation: {number(evaluation.verdict)})"
+        )
 
     def parse(self, inp: CandidatesInput, completion: Completion) -> Choice | ParseFailure:
         candidates = [action for action, _ in inp.candidates]

@@ -1,8 +1,9 @@
 """The one interface between the language roles and whatever answers them.
 
-A `LanguageModel` takes a batch of requests and returns one completion each, in order. Requests hold chat messages (rendered by the
-model's own template) or tokens; completions always hold tokens, so that what was sampled can be trained on without re-tokenising.
-This module imports no torch: a scripted model, an endpoint client and a test need none.
+A `LanguageModel` takes a batch of requests and returns one completion each, in order. Requests hold chat messages
+(rendered by the model's own template) or tokens; completions always hold tokens, so that what was sampled can be
+trained on without re-tokenising. This module imports no torch: a scripted model, an endpoint client and a test need
+none.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ class Sampling:
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
     expected_number: bool = False
-    """Decode the *first* signed two-decimal number of the answer (`+0.42`) as the expectation of the model's own distribution over
-    such numbers, then go on from there: the answer's words follow the number that was written. Removes the sampling noise of one
-    text and the mode bias of greedy decoding. Models that cannot do it (`LanguageModel.reads_expectations` is False) ignore it."""
+    """Decode the *first* signed two-decimal number of the answer (`+0.42`) as the expectation of the model's own
+    distribution over such numbers, then go on from there: the answer's words follow the number that was written.
+    Removes the sampling noise of one text and the mode bias of greedy decoding. Models that cannot do it
+    (`LanguageModel.reads_expectations` is False) ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Request:
     tokens: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
-    """Equal (weights, prompt, sampling, seed) give equal answers, whatever else is in the batch (endpoints: where they support it)."""
+    """Equal (weights, prompt, sampling, seed) give equal answers, whatever else is in the batch (endpoints: where
+    they support it)."""
 
     def with_seed(self, seed: int) -> Request:
         return replace(self, seed=seed)
@@ -65,7 +68,8 @@ class Completion:
     text: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """Natural log-probability of each token under the distribution it was sampled from at temperature 1 (before top-k/top-p)."""
+    """Natural log-probability of each token under the distribution it was sampled from at temperature 1 (before
+    top-k/top-p)."""
     finish_reason: FinishReason = "stop"
     weight_version: str = ""
     prompt_tokens: int = 0

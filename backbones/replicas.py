@@ -1,8 +1,9 @@
 """Data-parallel gradients in the threads of one process.
 
-Small models on a CPU gain little from threads inside an operation: the operations are too short. Here each thread runs whole forward
-and backward passes, single-threaded, on a replica whose weights are the model's own memory and whose gradients are its own. The
-gradients are added up in the order of the replicas, so that a step's result does not depend on which thread was quick.
+Small models on a CPU gain little from threads inside an operation: the operations are too short. Here each thread
+runs whole forward and backward passes, single-threaded, on a replica whose weights are the model's own memory and
+whose gradients are its own. The gradients are added up in the order of the replicas, so that a step's result does
+not depend on which thread was quick.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Replicas:
         return len(self._replicas)
 
     def gradients(self, parts: Sequence[Any], share: Share) -> Tensor:
-        """Runs `share` on every part and leaves the sum of the gradients in the model; returns the sum of the losses."""
+        """Runs `share` on every part and leaves the sum of the gradients in the model; returns the sum of the
+        losses."""
         used = min(len(parts), len(self._replicas))
         lanes = [list(parts[lane::used]) for lane in range(used)]
         futures = [

@@ -1,9 +1,9 @@
 """A byte-level BPE tokenizer trained on a given corpus.
 
-Two choices make a very small model good at board games. *Atoms* (a cell, a score such as `+0.54`, a line such as `3-5-7`) are never
-split or merged with their neighbours, so each is one token and its meaning sits in one embedding. Everything else may merge across
-spaces up to the next punctuation mark, so a set phrase costs one or two tokens instead of one a word. Any text can still be encoded,
-byte by byte in the worst case.
+Two choices make a very small model good at board games. *Atoms* (a cell, a score such as `+0.54`, a line such as
+`3-5-7`) are never split or merged with their neighbours, so each is one token and its meaning sits in one
+embedding. Everything else may merge across spaces up to the next punctuation mark, so a set phrase costs one or two
+tokens instead of one a word. Any text can still be encoded, byte by byte in the worst case.
 """
 
 from __future__ import annotations

@@ -81,6 +81,25 @@ def pretrain_command(
     print_json(data=report, default=str)
 
 
+@app.command(name="study")
+def study_command(
+    model: Where[str] = "transformer-base", prompts: int = 1000, seed: int = 1, facts: bool = True
+) -> None:
+    """Scores a bundled or pretrained base, role by role, on prompts about positions that pretraining never saw.
+
+    Args:
+        model: a bundled name or a folder.
+        prompts: of each role.
+        seed: of the prompts.
+        facts: False for a base that was pretrained without the sentence about winning cells.
+    """
+    from rich import print as show
+
+    from nlrl.orchestration.base_study import study_table
+
+    show(study_table(model, prompts, seed, facts))
+
+
 @app.command(name="solve")
 def solve_command(game: Where[str], state: Where[str] = "") -> None:
     """Prints the exact value of a position and of every legal move.

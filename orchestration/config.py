@@ -1,4 +1,5 @@
-"""The one config of a run: a frozen tree of typed fields, read from TOML, overridden on the command line, written beside the results.
+"""The one config of a run: a frozen tree of typed fields, read from TOML, overridden on the command line, written
+beside the results.
 
 The docstring under a field is its help text. Unknown keys and impossible values are refused before anything starts.
 """
@@ -36,10 +37,12 @@ class ModelConfig(Section):
     """A language model and how it is reached."""
 
     kind: Literal["native", "vllm", "openai", "scripted"] = "native"
-    """native: our own backbones; vllm: a Hugging Face folder served in this job; openai: any OpenAI-compatible endpoint; scripted: a
+    """native: our own backbones; vllm: a Hugging Face folder served in this job; openai: any OpenAI-compatible
+    endpoint; scripted: a
     Python module with `make_model()` and `make_trainer()`, for tests."""
     name: str = "transformer-base"
-    """native: a bundled name or a checkpoint folder. vllm: a model folder. openai: the model's name at the endpoint. scripted: a module,
+    """native: a bundled name or a checkpoint folder. vllm: a model folder. openai: the model's name at the
+    endpoint. scripted: a module,
     such as nlrl.testing.by_rules."""
     style: Literal["auto", "plain", "instruct"] = "auto"
     """Prompt style; auto is plain for native models and instruct for the others."""
@@ -84,7 +87,8 @@ class RolloutConfig(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the policy in games."""
     samples_per_state: int = Field(default=8, gt=0)
-    """Answers sampled for a state; games that meet the state draw among them, so an identical prompt is answered once."""
+    """Answers sampled for a state; games that meet the state draw among them, so an identical prompt is answered
+    once."""
     samples_at_start: int = Field(default=64, gt=0)
     """The same for the first moves, which every game meets; falls by four with each move down to samples_per_state."""
     retries: int = Field(default=1, ge=0)
@@ -132,10 +136,11 @@ class TrainConfig(Section):
     buffer_iterations: int = Field(default=4, gt=0)
     """Sets of this many last iterations are trained on, once the policy has settled."""
     short_buffer_until: int = Field(default=2, ge=0)
-    """Up to this iteration only the newest set is used, and sets from before it are never used again: while the policy changes
-    fast, older sets are about another policy."""
+    """Up to this iteration only the newest set is used, and sets from before it are never used again: while the
+    policy changes fast, older sets are about another policy."""
     replay_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of corpus examples (reading, counting, choosing; never playing) mixed in, so that the language does not drift."""
+    """Share of corpus examples (reading, counting, choosing; never playing) mixed in, so that the language does not
+    drift."""
     visit_weight: float = Field(default=0.0, ge=0)
     """An example weighs visits ** visit_weight (at most 4)."""
 
@@ -150,8 +155,8 @@ class ImprovementConfig(Section):
     mask_keep: int = Field(default=10, gt=0)
     """sampled: the most frequent ones that stay candidates."""
     verdict: Literal["expectation", "greedy", "mean"] = "expectation"
-    """How the critic is read: the expectation under its own distribution (with a text that agrees with it), its greedy text, or
-    the text nearest to the mean of several samples."""
+    """How the critic is read: the expectation under its own distribution (with a text that agrees with it), its
+    greedy text, or the text nearest to the mean of several samples."""
     mean_samples: int = Field(default=8, gt=1)
     """mean: samples drawn."""
 
@@ -160,7 +165,8 @@ class EvaluationConfig(Section):
     """What is measured after every iteration."""
 
     games: int = Field(default=400, ge=0)
-    """Sampled games against each opponent, in seat-swapped pairs on shared seeds; greedy, and again at the rollout's temperature."""
+    """Sampled games against each opponent, in seat-swapped pairs on shared seeds; greedy, and again at the
+    rollout's temperature."""
     opponents: tuple[str, ...] = ("random", "first-move", "minimax")
     """Exact outcomes are computed against each, too."""
     value_states: int = Field(default=400, ge=0)
@@ -173,7 +179,8 @@ class ClusterConfig(Section):
     """Where the actors live."""
 
     kind: Literal["ray", "inline"] = "ray"
-    """ray: actors on a Ray cluster, a local one if there is none. inline: all in this process, for tests and debuggers."""
+    """ray: actors on a Ray cluster, a local one if there is none. inline: all in this process, for tests and
+    debuggers."""
     address: str | None = None
     """A Ray cluster's address; the job's own cluster inside `ray job submit`."""
     threads: int = Field(default=0, ge=0)
@@ -199,7 +206,8 @@ class RunConfig(Section):
     max_minutes: float | None = Field(default=None, gt=0)
     """Start no further iteration that would, at the pace so far, end later than this."""
     control: Control = "none"
-    """A broken pipeline, to show what carries the result: G1 labels shuffled among (s, a), or evaluations shuffled among candidates."""
+    """A broken pipeline, to show what carries the result: G1 labels shuffled among (s, a), or evaluations shuffled
+    among candidates."""
     game: GameConfig = GameConfig()
     model: ModelConfig = ModelConfig()
     """The student: the bundled base that becomes actor and critic. Not native: it only plays and is not trained."""

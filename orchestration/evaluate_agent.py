@@ -118,7 +118,7 @@ def exact(model: LanguageModel, config: ModelConfig, spec: str, opponents: Seque
 
 def _tables(figures: dict[str, Any]) -> list[RenderableType]:
     table = Table(
-        title=f"{figures['agent']} on {figures['game']}, temperature {figures['temperature']}, half the games in each seat"
+        title=f"{figures['agent']} on {figures['game']}, temperature {figures['temperature']}, half in each seat"
     )
     for header in ("against", "games", *RESULTS, "unreadable turns"):
         table.add_column(header, justify="right")

@@ -1,7 +1,7 @@
 """Exact results of a tabulated agent: every game it can get into, weighted, instead of a sample of games.
 
-A *table* maps a state to the agent's moves and their weights; `None` as a move is a forfeit. Games are small enough to walk: the
-recursion visits each state once and remembers it.
+A *table* maps a state to the agent's moves and their weights; `None` as a move is a forfeit. Games are small enough
+to walk: the recursion visits each state once and remembers it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def reachable_turns(
 
     Args:
         choose: given new turns of the agent, its possible moves in each.
-        both_seats: ask about the opponent's turns, too (its moves remain all legal ones): for an agent that is its own opponent.
+        both_seats: ask about the opponent's turns, too (its moves remain all legal ones): for an agent that is its
+            own opponent.
     """
     seen: set[tuple[Any, int]] = set()
     frontier = list(starts)
@@ -145,8 +146,9 @@ def mixed_results(game: Game[Any], table: Table, opponent: Opponent | None) -> R
 def worst_case(game: Game[Any], table: Table) -> float:
     """The agent's exploitability in return units: how much a best-responding opponent wins from it, mean over seats.
 
-    0 means that no opponent can win a single game in expectation beyond draws; for a deterministic agent it is the share of seats in
-    which it can be beaten. Games with draws under perfect play have value 0, so this is minus the agent's worst-case return.
+    0 means that no opponent can win a single game in expectation beyond draws; for a deterministic agent it is the
+    share of seats in which it can be beaten. Games with draws under perfect play have value 0, so this is minus the
+    agent's worst-case return.
     """
     total, starts = 0.0, game.initial_states()
     for seat in range(game.num_players):
@@ -177,7 +179,8 @@ def _worst(game: Game[Any], table: Table, seat: int, state: Any, known: dict[Any
 def action_values(
     game: Game[Any], table: Table, opponents: Sequence[Opponent | None], pairs: Iterable[tuple[Any, int]]
 ) -> dict[tuple[Any, int], float]:
-    """Exact Q^pi of the agent for given (state, action) where it is to move, mean over the opponents (each drawn per game)."""
+    """Exact Q^pi of the agent for given (state, action) where it is to move, mean over the opponents (each drawn
+    per game)."""
     plays: dict[tuple[int, int], ExactPlay] = {}
     values = {}
     for state, action in pairs:

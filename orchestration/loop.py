@@ -1,7 +1,8 @@
 """Language policy iteration, from a config to a finished run.
 
-One iteration: rollout, targets, policy table, critic, improvement, actor, evaluation. Each stage commits before the next begins, and a
-committed stage is never done again, so running the same config on the same folder finishes whatever is missing.
+One iteration: rollout, targets, policy table, critic, improvement, actor, evaluation. Each stage commits before the
+next begins, and a committed stage is never done again, so running the same config on the same folder finishes
+whatever is missing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Language policies at play: many whole games at once, the model asked for all waiting games in one batch.
 
-1. A `PolicyPool` holds the answers a policy gave in each state, at most `samples_per_state` of them, each asked for the first time some
-   game needs it. A game draws among them with its own generator, so its course depends on its key alone, and an identical prompt is
-   answered once.
+1. A `PolicyPool` holds the answers a policy gave in each state, at most `samples_per_state` of them, each asked for
+   the first time some game needs it. A game draws among them with its own generator, so its course depends on its
+   key alone, and an identical prompt is answered once.
 2. `play` moves all games forward in lock-step: one batch to each kind of player a turn.
 3. A policy that gives no legal answer after its retries forfeits. Nothing is ever replaced by a random move.
 """

@@ -1,4 +1,5 @@
-"""`nlrl pretrain CONFIG`: makes a board-literate base from nothing: corpus, tokenizer, weights, and a report of what it can do."""
+"""`nlrl pretrain CONFIG`: makes a board-literate base from nothing: corpus, tokenizer, weights, and a report of
+what it can do."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nlrl.agents.corpus import CorpusSettings, examples
 from nlrl.agents.corpus.tokens import ATOMS, atom_texts
 from nlrl.errors import NLRLError
+from nlrl.orchestration.base_study import study_model
 from nlrl.orchestration.config import validated
 
 if TYPE_CHECKING:
@@ -127,21 +129,9 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
     report["parameters"] = sum(p.numel() for p in model.parameters())
     write_report(config.out, report)
     if config.study_prompts:
-        report["roles"] = study_saved(config.out, config, device)
+        report["roles"] = study_model(str(config.out), config.study_prompts, config.seed + 1, config.facts, config.game)
         write_report(config.out, report)
     return report
-
-
-def study_saved(folder: Path, config: PretrainConfig, device: str) -> dict[str, Any]:
-    """Scores a saved base on held-out prompts."""
-    from nlrl.agents.corpus.study import study
-    from nlrl.backbones.loading import load
-    from nlrl.backbones.native import NativeLanguageModel
-
-    model, tokenizer = load(str(folder), device=device)
-    native = NativeLanguageModel(model, tokenizer, name=str(folder))
-    scores = study(native, CorpusSettings(config.game, config.facts), config.study_prompts, seed=config.seed + 1)
-    return {role: asdict(score) for role, score in scores.items()}
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""What a finished (or unfinished) run shows on a terminal: the learning table, an opinion that changed, where to look next."""
+"""What a finished (or unfinished) run shows on a terminal: the learning table, an opinion that changed, where to
+look next."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -39,8 +41,12 @@ def report(path: str | Path) -> RenderableType:
 
 def learning_table(found: dict[int, dict[str, Any]], opponent: str = "random") -> Table:
     """One row an iteration: greedy games against one opponent, readability, and how true the texts are."""
-    table = Table(title=f"Greedy play against {opponent}, half the games in each seat (95% intervals)")
-    headers = ("iteration", *RESULTS, "exact win", "unreadable turns", "verdict error", "trivial error", "true claims")
+    table = Table(
+        title=f"Greedy play against {opponent}, half the games in each seat (95% intervals)",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    headers = ("it", *RESULTS, "exact\nwin", "unread\nturns", "verdict\nerror", "trivial\nerror", "true\nclaims")
     for header in headers:
         table.add_column(header, justify="right")
     for iteration, metrics in sorted(found.items()):
@@ -101,7 +107,8 @@ def opinions(entries: Sequence[dict[str, Any]]) -> list[RenderableType]:
 
 
 def _share(share: dict[str, float]) -> str:
-    return f"{share['share']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
+    low, high = (f"{share[end]:.3f}".removeprefix("0") for end in ("low", "high"))
+    return f"{share['share']:.3f}\n{low}-{high}"
 
 
 def _decimals(value: float | None) -> str:

@@ -1,9 +1,11 @@
 """The inference actor: one engine that stays loaded, several named weight sets, answers remembered.
 
-1. `generate(weights, requests)` answers with a named weight set (`base`, `actor`, `critic`). Sets are swapped in place, so that graphs,
-   caches and buffers of the engine live on.
-2. Calls that arrive while the engine is busy are merged into one batch: many small callers cost no more than one large one.
-3. An identical request (same weight version, prompt, sampling and seed) is answered from memory. Answers of replaced weights are dropped.
+1. `generate(weights, requests)` answers with a named weight set (`base`, `actor`, `critic`). Sets are swapped in
+   place, so that graphs, caches and buffers of the engine live on.
+2. Calls that arrive while the engine is busy are merged into one batch: many small callers cost no more than one
+   large one.
+3. An identical request (same weight version, prompt, sampling and seed) is answered from memory. Answers of
+   replaced weights are dropped.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class ModelServer:
         self._queue, self._engine = threading.Lock(), threading.Lock()
         self._stats = ServerStats()
 
-    # -- what callers use -----------------------------------------------------------------------------------------------------
+    # -- what callers use ----------------------------------------------------------------------------------------------
     def describe(self) -> dict[str, Any]:
         """Name and abilities, for proxies."""
         return {"name": self._model.name, "reads_expectations": self._model.reads_expectations}
@@ -102,7 +104,7 @@ class ModelServer:
         stats, self._stats = self._stats, ServerStats()
         return stats
 
-    # -- machinery ------------------------------------------------------------------------------------------------------------
+    # -- machinery -----------------------------------------------------------------------------------------------------
     def _drain(self) -> None:
         with self._queue:
             calls, self._waiting = self._waiting, []
@@ -163,8 +165,8 @@ def weights_of(model: Any) -> dict[str, Any]:
 class ServedModel:
     """A `LanguageModel` that answers through the actors of one or more servers with one weight set.
 
-    A prompt always goes to the same server, which therefore remembers it. Several servers of one thread each answer more than one
-    of several threads does, where models are small and cores are all there is.
+    A prompt always goes to the same server, which therefore remembers it. Several servers of one thread each answer
+    more than one of several threads does, where models are small and cores are all there is.
     """
 
     def __init__(self, handles: Sequence[Any], weights: str = BASE, description: dict[str, Any] | None = None):

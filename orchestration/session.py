@@ -1,4 +1,5 @@
-"""Everything a run holds while it is running: its config and folder, its actors, its roles, and which policy is current."""
+"""Everything a run holds while it is running: its config and folder, its actors, its roles, and which policy is
+current."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Are the critic's texts true? Verdicts beside exact values, claims beside the rules, words beside their own verdict."""
+"""Are the critic's texts true? Verdicts beside exact values, claims beside the rules, words beside their own
+verdict."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class ContinuationTask:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What followed (state, action): the moves, how the game ended for the player who moved first, or what comes next there."""
+    """What followed (state, action): the moves, how the game ended for the player who moved first, or what comes
+    next there."""
 
     actions: tuple[int, ...]
     result: str | None
@@ -132,7 +133,7 @@ class RolloutWorker:
         self.set_policy(job.version)
         return self._pool(job.version, job.temperature).table(job.states, job.plies, job.samples)
 
-    # -- machinery ------------------------------------------------------------------------------------------------------------
+    # -- machinery -----------------------------------------------------------------------------------------------------
     def _start(self, task: ContinuationTask, index: int, opponents: Sequence[str]) -> Play:
         rng = Rng(derive_seed(task.seed, index))
         seat = self.game.current_player(task.state)
@@ -196,7 +197,8 @@ class RolloutWorker:
 def game_tasks(
     run: str, seed: int, iteration: int, purpose: str, games: int, opponents: Sequence[str], paired: bool = False
 ) -> list[GameTask]:
-    """The games of a stage. Seats alternate; opponents are drawn (or, paired, both seats of a pair meet the same one on one seed).
+    """The games of a stage. Seats alternate; opponents are drawn (or, paired, both seats of a pair meet the same
+    one on one seed).
 
     The key of a game is a hash of everything that decides it, so a game played twice is one record.
     """

@@ -1,8 +1,10 @@
-"""A model that plays every Tic-Tac-Toe role by reading its prompt and following the rules of the role: no network, milliseconds.
+"""A model that plays every Tic-Tac-Toe role by reading its prompt and following the rules of the role: no network,
+milliseconds.
 
-It writes exactly what the bundled base is taught to write: a random legal move, noise for V and Q, the counted verdict for G1, the
-carried-over verdict for G2, the best candidate for I. `LookupTrainer` "trains" it by remembering texts, so a whole language policy
-iteration runs, deterministically, and really improves: use it to test stages, resumption and tools.
+It writes exactly what the bundled base is taught to write: a random legal move, noise for V and Q, the counted
+verdict for G1, the carried-over verdict for G2, the best candidate for I. `LookupTrainer` "trains" it by
+remembering texts, so a whole language policy iteration runs, deterministically, and really improves: use it to test
+stages, resumption and tools.
 """
 
 from __future__ import annotations
@@ -147,7 +149,8 @@ def _hope(text: str) -> str | None:
 
 @dataclass
 class LookupTrainer:
-    """Learns by heart: for every prompt the text whose verdict is nearest to the mean of all it was shown, or the last text."""
+    """Learns by heart: for every prompt the text whose verdict is nearest to the mean of all it was shown, or the
+    last text."""
 
     def __post_init__(self) -> None:
         self._texts: dict[str, dict[str, str]] = {"critic": {}, "actor": {}}

@@ -1,4 +1,5 @@
-"""Uniformly random games, remembered per starting point because drawing them is what the generator spends its time on."""
+"""Uniformly random games, remembered per starting point because drawing them is what the generator spends its time
+on."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from nlrl.agents.language import GameLanguage
 from nlrl.envs.game import Game
 
 FORFEIT_SHARE = 0.01
-"""How often a random game ends because the player to move answers nothing legal: games with language players do end that way."""
+"""How often a random game ends because the player to move answers nothing legal: games with language players do end
+that way."""
 
 LIBRARY_SIZE = 16
 """Random games kept for each (state, action); prompts draw from them, so a rare outcome is not lost to luck."""
@@ -37,8 +39,8 @@ class Playouts:
     def draw(self, state: Any, action: int, count: int, favour: tuple[float, float, float]) -> list[Playout]:
         """`count` games that start with `action`, their results (win, draw, loss) favoured by weights.
 
-        The weights make the evidence of a prompt independent of how good the position is: what an aggregator must learn is to
-        follow the evidence.
+        The weights make the evidence of a prompt independent of how good the position is: what an aggregator must
+        learn is to follow the evidence.
         """
         library = self._library.get((state, action))
         if library is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class RoleScore:
     prompts: int
     parsed: float
     exact: float | None
-    """Share of prompts whose verdict (or, for I, whose choice among best-evaluated candidates) is right; None for policy, V and Q."""
+    """Share of prompts whose verdict (or, for I, whose choice among best-evaluated candidates) is right; None for
+    policy, V and Q."""
     mean_absolute_error: float | None
     """Of verdicts, over parsed answers; None for roles that move."""
     true_claims: float
@@ -40,7 +42,8 @@ class RoleScore:
 def study(
     model: LanguageModel, settings: CorpusSettings, prompts: int, seed: int = 0, roles: Sequence[str] = ()
 ) -> dict[str, RoleScore]:
-    """Greedy answers (T=1 for the policy, V and Q) to `prompts` held-out prompts of each role, scored by the writers' answers."""
+    """Greedy answers (T=1 for the policy, V and Q) to `prompts` held-out prompts of each role, scored by the
+    writers' answers."""
     held_out = CorpusSettings(settings.game, settings.facts, held_out=True, roles=tuple(roles))
     collected = _collect(held_out, prompts, seed)
     return {role: _score(model, settings.game, role, found) for role, found in sorted(collected.items())}
@@ -65,8 +68,8 @@ def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example])
     )
     game = make_from_spec(spec)
     if role in READERS:
-        same = [completion.text == example.completion for completion, example in zip(completions, found, strict=True)]
-        return RoleScore(len(found), 1.0, sum(same) / len(same), None, 1.0, 0)
+        right = [facts_of(c.text) == facts_of(e.completion) for c, e in zip(completions, found, strict=True)]
+        return RoleScore(len(found), 1.0, sum(right) / len(right), None, 1.0, 0)
     outputs = [_parse(game, role, example, completion) for example, completion in zip(found, completions, strict=True)]
     claims = [
         claim.true
@@ -84,6 +87,16 @@ def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example])
         true_claims=sum(claims) / len(claims) if claims else 1.0,
         claims=len(claims),
     )
+
+
+def facts_of(text: str) -> list[str]:
+    """What a reading or retelling says, whatever its phrasing: players with the cells that belong to them, free
+    cells, lines."""
+    pieces = re.findall(
+        r"[OX] (?:on|stands on) (?:\d ?|none)+|(?:, )X on [\d ]+|\d-\d-\d|(?:\d ?)+(?= is free)|(?<=free )[\d ]+", text
+    )
+    named = re.findall(r"([OX]) (?:is to move|plays|takes|answers) ?(\d?)", text)
+    return sorted(re.sub(r"[^OX\d-]", "", piece) for piece in pieces) + sorted("".join(pair) for pair in named)
 
 
 def _parse(game: Any, role: str, example: Example, completion: Completion) -> Any:

@@ -1,6 +1,7 @@
 """One writer a role: a random input and the answer that follows from the input alone.
 
-The writers are also the definition of a right answer: tests and `docs/bundled_models.md` compare a model's answers with `Example.answer`.
+The writers are also the definition of a right answer: tests and `docs/bundled_models.md` compare a model's answers
+with `Example.answer`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ FIRST_PHRASE_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training text: role, prompt, answer as text, and the answer's machine-readable value (None where there is none)."""
+    """One training text: role, prompt, answer as text, and the answer's machine-readable value (None where there is
+    none)."""
 
     role: str
     messages: tuple[Message, ...]
@@ -81,7 +83,7 @@ class Writer:
         self.facts = facts
         self._templates = load_templates(game.name, "plain")
 
-    # -- roles that play and value --------------------------------------------------------------------------------------------
+    # -- roles that play and value -------------------------------------------------------------------------------------
     def policy(self) -> Example:
         """A uniformly random legal move, honestly called a guess."""
         state = self.states.draw(self.rng)
@@ -108,7 +110,7 @@ class Writer:
         evaluation = Evaluation(text, outlook.verdict)
         return Example("v", self.roles.v.messages(inp), with_ending(evaluation), evaluation.verdict, inp)
 
-    # -- roles that aggregate -------------------------------------------------------------------------------------------------
+    # -- roles that aggregate ------------------------------------------------------------------------------------------
     def g1_games(self) -> Example:
         """Counts the results of 1 to 9 games; the verdict is (won - lost) / games."""
         state, action = self._state_action()
@@ -139,7 +141,7 @@ class Writer:
         evaluation = self.fuse(state, actions, outlook)
         return Example("g2", self.roles.g2.messages(inp), with_ending(evaluation), evaluation.verdict, inp)
 
-    # -- the role that improves -----------------------------------------------------------------------------------------------
+    # -- the role that improves ----------------------------------------------------------------------------------------
     def improvement(self) -> Example:
         """Chooses the best of given evaluations, the first listed on ties, and names the runner-up."""
         state = self.states.draw(self.rng)
@@ -170,7 +172,7 @@ class Writer:
         argument = self.pick.choice(self.language.phrases["argument"][kind]).format(**fields)
         return self._joined(self._facts(inp.state), argument, ending=f"best_move: {text(best)}"), best
 
-    # -- reading --------------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
     def descriptor(self) -> Example:
         """Retells moves as a sentence."""
         state, action = self._state_action()
@@ -188,7 +190,7 @@ class Writer:
         messages = self._templates["reader"].messages(board=self.game.to_text(state))
         return Example("reader", messages, self.language.read(state, self.pick), None)
 
-    # -- what an aggregator must answer ---------------------------------------------------------------------------------------
+    # -- what an aggregator must answer --------------------------------------------------------------------------------
     def merge_games(self, state: Any, action: int | None, games: Sequence[Playout]) -> Evaluation:
         """G1's answer for given games."""
         results = [round(game.result) for game in games]
@@ -226,7 +228,7 @@ class Writer:
         forecast = self.language.forecast(self.language.player(state), outlook, self.pick)
         return Evaluation(self._joined(facts, counts, forecast), outlook.verdict)
 
-    # -- noise: verdicts and lines that no evidence supports, for roles that must learn the form alone ------------------------
+    # -- noise: verdicts and lines that no evidence supports, for roles that must learn the form alone -----------------
     def noise_evaluation(self, state: Any, action: int) -> Evaluation:
         """A well-formed evaluation with a random verdict; true where the move ends the game."""
         return self.evaluation_with(state, action, self._verdict())[0]
@@ -271,7 +273,7 @@ class Writer:
             return [round(rng.randint(-8, 8) / 8, 2) for _ in range(count)]
         return [self._verdict()] * count
 
-    # -- pieces ---------------------------------------------------------------------------------------------------------------
+    # -- pieces --------------------------------------------------------------------------------------------------------
     def _state_action(self) -> tuple[Any, int]:
         state = self.states.draw(self.rng)
         return state, self.rng.choice(self.game.legal_actions(state))
@@ -305,7 +307,8 @@ class Writer:
         return evaluation.text, mine
 
     def _evaluation_of_either_kind(self, state: Any) -> tuple[Evaluation, Outlook]:
-        """A noise evaluation as V writes it of the state, or as Q writes it of some move there: G2 may be given either."""
+        """A noise evaluation as V writes it of the state, or as Q writes it of some move there: G2 may be given
+        either."""
         if self.rng.random() < 0.5:
             return self.evaluation_with(state, self.rng.choice(self.game.legal_actions(state)), self._verdict())
         me = self.game.current_player(state)

@@ -1,8 +1,9 @@
 """Stage 6, evaluation: how strong the actor is, and whether the critic's texts are true.
 
-Strength is measured three times: exactly, by tabulating the greedy move in every state the actor can meet and walking all games; by
-greedy games and by games at the rollout's temperature, in seat-swapped pairs on shared seeds, with Wilson intervals. A forfeit is an
-outcome of its own. Texts are measured by their parsed verdicts against exact V^pi and V*, beside trivial baselines.
+Strength is measured three times: exactly, by tabulating the greedy move in every state the actor can meet and
+walking all games; by greedy games and by games at the rollout's temperature, in seat-swapped pairs on shared seeds,
+with Wilson intervals. A forfeit is an outcome of its own. Texts are measured by their parsed verdicts against exact
+V^pi and V*, beside trivial baselines.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def turn_metrics(replies: Iterable[Reply[Choice]]) -> dict[str, Any]:
 
 
 def sampled_strength(session: Session, stage: Stage, iteration: int) -> dict[str, Any]:
-    """Games in seat-swapped pairs on shared seeds: shares with 95% intervals, greedy and at the rollout's temperature."""
+    """Games in seat-swapped pairs on shared seeds: shares with 95% intervals, greedy and at the rollout's
+    temperature."""
     config, out = session.config, dict[str, Any]()
     if not config.evaluation.games:
         return out

@@ -1,4 +1,5 @@
-"""Stage 4, improvement: in each visited state the critic evaluates candidate moves, and I argues and chooses among them."""
+"""Stage 4, improvement: in each visited state the critic evaluates candidate moves, and I argues and chooses among
+them."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ def _offer(
 
 
 def _answer(reply: Reply[Choice] | None) -> dict[str, Any]:
-    """What I said, and what the actor may learn of it; `reply` is None where no evaluation could be read to ask I about."""
+    """What I said, and what the actor may learn of it; `reply` is None where no evaluation could be read to ask I
+    about."""
     if reply is None:
         return {"action": None, "text": "", "target": None, "failures": []}
     text = reply.completion.text

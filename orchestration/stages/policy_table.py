@@ -1,6 +1,8 @@
-"""The policy as numbers: its sampled moves in every state it can meet from the evaluated moves on, so that its exact value is known.
+"""The policy as numbers: its sampled moves in every state it can meet from the evaluated moves on, so that its
+exact value is known.
 
-Measured while the policy still holds the server; nearly all of it was asked during the rollout and is answered from memory.
+Measured while the policy still holds the server; nearly all of it was asked during the rollout and is answered from
+memory.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Moves = Counter[int | None]
 
 
 def run_policy_table(session: Session, iteration: int) -> None:
-    """Tabulates the policy that played the iteration's games, for the value states of the evaluation, and commits the table."""
+    """Tabulates the policy that played the iteration's games, for the value states of the evaluation, and commits
+    the table."""
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return

@@ -19,7 +19,8 @@ CHUNKS_PER_WORKER = 1
 
 
 class Visit(NamedTuple):
-    """A state in which the policy had to move: how many moves led to it, how often games came there, what was played."""
+    """A state in which the policy had to move: how many moves led to it, how often games came there, what was
+    played."""
 
     ply: int
     count: int

@@ -1,10 +1,12 @@
 """Stage 2, targets: for each (s, a), samples of what followed, merged by G1 into a text with a verdict.
 
-Monte Carlo samples are games played on from a true reset to (s, a). Temporal-difference samples are look-aheads whose end the current
-critic evaluates; G2 joins each look-ahead with that evaluation, and G1 merges the results. G1 and G2 are separate calls.
+Monte Carlo samples are games played on from a true reset to (s, a). Temporal-difference samples are look-aheads
+whose end the current critic evaluates; G2 joins each look-ahead with that evaluation, and G1 merges the results. G1
+and G2 are separate calls.
 
-The critic must not learn to cite evidence it will not have: G1 saw games and said so, the critic will see a position alone. Sentences
-that refer to such evidence are cut out of `target`, the text the critic learns; what cannot be cut is dropped. Both are counted.
+The critic must not learn to cite evidence it will not have: G1 saw games and said so, the critic will see a
+position alone. Sentences that refer to such evidence are cut out of `target`, the text the critic learns; what
+cannot be cut is dropped. Both are counted.
 """
 
 from __future__ import annotations

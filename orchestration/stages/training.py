@@ -1,4 +1,5 @@
-"""Stages 3 and 5: the critic learns the targets, the actor learns what I argued. Supervised fine-tuning on texts, nothing else."""
+"""Stages 3 and 5: the critic learns the targets, the actor learns what I argued. Supervised fine-tuning on texts,
+nothing else."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ def run_actor(session: Session, iteration: int) -> None:
 
 
 def buffer(config: TrainConfig, iteration: int) -> range:
-    """The iterations whose sets are trained on: the newest alone while the policy changes fast, then several, but never those
-    from before it settled."""
+    """The iterations whose sets are trained on: the newest alone while the policy changes fast, then several, but
+    never those from before it settled."""
     until = config.short_buffer_until
     if iteration <= until:
         return range(iteration, iteration + 1)
@@ -76,7 +77,7 @@ def _train(
     if not examples:
         raise NLRLError(
             f"iteration {iteration}: there is nothing to train the {network} on, for no readable text came of the games. "
-            f"What was said instead is in {stage.dir.parent}; does '{session.config.model.name}' know these prompts?"
+            f"What was said instead is in {stage.dir.parent}; does {session.config.model.name} know them?"
         )
     if network == CRITIC and session.config.control == "shuffled_g1":
         examples = shuffled_answers(examples, session.seed("shuffled_g1", iteration))

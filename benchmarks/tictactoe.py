@@ -1,0 +1,124 @@
+"""The Tic-Tac-Toe table: every config, every seed, exact results of the final greedy actor.
+
+    python benchmarks/tictactoe.py configs/tictactoe_gpu.toml configs/tictactoe_pool_gpu.toml --seeds 0 1 2 --out
+    results.json python benchmarks/tictactoe.py --read results.json          prints the table of figures measured
+    before
+
+Each run is a process of its own (`nlrl run CONFIG --seed S`), so a run's seconds hold its start, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from nlrl.orchestration.report import evaluations
+from nlrl.orchestration.run_folder import RunFolder
+
+
+def measure(config: Path, seed: int, runs: Path, extra: list[str]) -> dict[str, Any]:
+    """Runs one config with one seed and returns its figures by iteration."""
+    out = runs / f"{config.stem}-seed{seed}"
+    command = [sys.executable, "-m", "nlrl.orchestration.cli", "run", str(config)]
+    command += ["--seed", str(seed), "--out", str(out), "--trackers", *extra]
+    started = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return figures(out) | {"config": str(config), "seed": seed, "seconds": time.monotonic() - started}
+
+
+def figures(out: Path) -> dict[str, Any]:
+    """What a finished run says of itself."""
+    found = evaluations(RunFolder(out))
+    rows = {}
+    for iteration, metrics in sorted(found.items()):
+        texts = metrics["texts"].get("against_policy", {}).get("text", {})
+        rows[iteration] = {
+            "exact": metrics["exact"]["against"],
+            "exploitability": metrics["exact"]["exploitability"],
+            "forfeits": metrics["turns"]["forfeits"],
+            "failed_first": metrics["turns"]["failed_first"],
+            "verdict_mae": texts.get("mae"),
+            "order_accuracy": texts.get("order_accuracy"),
+            "true_claims": metrics["texts"].get("true_claims"),
+        }
+    return {"iterations": rows}
+
+
+def machine() -> dict[str, str]:
+    """Where the figures come from."""
+    import ray
+    import torch
+    import transformers
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "ray": ray.__version__}
+    return {"gpu": gpu, "python": platform.python_version(), "cpu": platform.processor()} | versions
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean over seeds of the first and the last iteration, as Markdown."""
+    lines = [
+        "| config | seeds | iterations | win against random: start | after 1 | at the end | loss against minimax "
+        "| can be beaten | forfeits | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for config in dict.fromkeys(result["config"] for result in results):
+        group = [result for result in results if result["config"] == config]
+        lines.append("| " + " | ".join(_row(config, group)) + " |")
+    return "\n".join(lines)
+
+
+def _row(config: str, group: list[dict[str, Any]]) -> list[str]:
+    runs = [sorted(result["iterations"].items(), key=lambda item: int(item[0])) for result in group]
+    ends = [run[-1][1] for run in runs]
+    first = [dict(run).get("1", dict(run).get(1, run[-1][1])) for run in runs]
+    seconds = [result["seconds"] for result in group if result.get("seconds")]
+    return [
+        Path(config).stem,
+        " ".join(str(result["seed"]) for result in group),
+        "/".join(str(run[-1][0]) for run in runs),
+        _spread([run[0][1]["exact"]["random"]["win"] for run in runs]),
+        _spread([row["exact"]["random"]["win"] for row in first]),
+        _spread([row["exact"]["random"]["win"] for row in ends]),
+        _spread([row["exact"]["minimax"]["loss"] for row in ends]),
+        _spread([row["exploitability"] for row in ends]),
+        _spread([row["forfeits"] for row in ends]),
+        f"{mean(seconds):.0f}" if seconds else "",
+    ]
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="*", type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"), help="where the run folders go")
+    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    parser.add_argument("--read", type=Path, nargs="+", help="print the table of earlier figures instead of measuring")
+    parser.add_argument("--collect", type=Path, nargs="+", help="take figures from finished run folders")
+    arguments, extra = parser.parse_known_args()
+    if arguments.read:
+        print(table([result for path in arguments.read for result in json.loads(path.read_text())["results"]]))
+        return
+    results = [figures(path) | {"config": path.name, "seed": 0, "seconds": None} for path in arguments.collect or []]
+    for config in arguments.configs:
+        for seed in arguments.seeds:
+            results.append(measure(config, seed, arguments.runs, extra))
+            if arguments.out:
+                document = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
+                arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
