@@ -139,7 +139,7 @@ def render(game: Game[Any], entries: list[dict[str, Any]]) -> str:
         "# Diary",
         "",
         "The same positions, asked again after every iteration. *Exact* is the value of the move for the policy that",
-        "the critic judges (against the run's opponents), and under perfect play on both sides; the critic sees neither.",
+        "the critic judges (against the run's opponents), and under perfect play; the critic sees neither.",
     ]
     order = {entry["moves"]: (entry["ply"], entry["moves"]) for entry in entries}
     for moves in sorted(order, key=order.__getitem__):

@@ -76,7 +76,7 @@ def _train(
     examples = list(found)
     if not examples:
         raise NLRLError(
-            f"iteration {iteration}: there is nothing to train the {network} on, for no readable text came of the games. "
+            f"iteration {iteration}: there is nothing to train the {network} on: no readable text came of the games. "
             f"What was said instead is in {stage.dir.parent}; does {session.config.model.name} know them?"
         )
     if network == CRITIC and session.config.control == "shuffled_g1":
