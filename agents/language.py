@@ -104,6 +104,14 @@ class GameLanguage(ABC):
         return f"{self.moves(state, actions)}, {self.player(now)} forfeits"
 
     @abstractmethod
+    def result(self, state: Any) -> str:
+        """How a finished game ended, e.g. `X won by 3-5-7` or `draw`."""
+
+    @abstractmethod
+    def read(self, state: Any, pick: Picker = FIRST) -> str:
+        """The position piece by piece, as a sentence."""
+
+    @abstractmethod
     def retell(self, state: Any, actions: Sequence[int], pick: Picker = FIRST) -> str:
         """The descriptor d: the moves as a sentence."""
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 from nlrl.errors import NLRLError
 
 FinishReason = Literal["stop", "length", "error"]
+ChatRole = Literal["system", "user", "assistant"]
 
 
 class LanguageModelError(NLRLError):
@@ -25,7 +26,7 @@ class LanguageModelError(NLRLError):
 class Message:
     """One chat turn."""
 
-    role: Literal["system", "user", "assistant"]
+    role: ChatRole
     content: str
 
 
@@ -84,7 +85,11 @@ class LanguageModel(Protocol):
     """Anything that answers. Implementations: native (own backbones), vLLM, OpenAI-compatible endpoint, scripted."""
 
     name: str
-    reads_expectations: bool
+
+    @property
+    def reads_expectations(self) -> bool:
+        """Whether `Sampling.expected_number` works."""
+        ...
 
     @property
     def weight_version(self) -> str: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nlrl.backbones.language_model import Message, Request
+from nlrl.backbones.language_model import ChatRole, Message, Request
 from nlrl.errors import NLRLError
 
 _REMEMBERED = 262_144
@@ -17,7 +17,7 @@ class PromptEncoder:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self._known: dict[tuple[Message, ...], tuple[int, ...]] = {}
-        self._frames: dict[tuple[str, ...], _Frame] = {}
+        self._frames: dict[tuple[ChatRole, ...], _Frame] = {}
 
     def encode(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """The prompt of each request, in order.
@@ -45,7 +45,7 @@ class PromptEncoder:
     def _render(self, chats: list[tuple[Message, ...]]) -> list[str]:
         return [self._frame(tuple(message.role for message in chat)).render(chat) for chat in chats]
 
-    def _frame(self, roles: tuple[str, ...]) -> _Frame:
+    def _frame(self, roles: tuple[ChatRole, ...]) -> _Frame:
         if roles not in self._frames:
             self._frames[roles] = _Frame.of(self._template, roles)
         return self._frames[roles]
@@ -65,7 +65,7 @@ class _Frame:
     """Texts before, between and after the contents; None where the template does more than frame them."""
 
     @classmethod
-    def of(cls, template: Callable[[tuple[Message, ...]], str], roles: tuple[str, ...]) -> _Frame:
+    def of(cls, template: Callable[[tuple[Message, ...]], str], roles: tuple[ChatRole, ...]) -> _Frame:
         marks = [f"<<{i}>>" for i in range(len(roles))]
         rendered = template(tuple(Message(role, mark) for role, mark in zip(roles, marks, strict=True)))
         pieces = []

@@ -117,7 +117,7 @@ class TrainerActor:
         from nlrl.backbones.prompts import encode_texts
 
         prompts = self._prompts.encode([Request(messages=example.messages) for example in examples])
-        eos = self._tokenizer.eos_token
+        eos = str(self._tokenizer.eos_token)
         answers = encode_texts(self._tokenizer, [example.completion + eos for example in examples])
         return [
             TokenExample(tuple(prompt), tuple(answer), example.weight)

@@ -5,7 +5,7 @@ The gradient of `a` is a sum over all tokens. Each program sums the rows it owns
 are added in a fixed order afterwards: equal inputs give equal bits, which atomics would not.
 """
 
-# pyright: reportMissingImports=false, reportIndexIssue=false
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
