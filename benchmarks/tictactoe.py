@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from nlrl.orchestration.config import load_config
 from nlrl.orchestration.report import evaluations
 from nlrl.orchestration.run_folder import RunFolder
 
@@ -48,7 +49,7 @@ def figures(out: Path) -> dict[str, Any]:
             "order_accuracy": texts.get("order_accuracy"),
             "true_claims": metrics["texts"].get("true_claims"),
         }
-    return {"iterations": rows}
+    return {"model": load_config(out / "config.toml").model.name, "iterations": rows}
 
 
 def machine() -> dict[str, str]:
@@ -69,19 +70,22 @@ def table(results: list[dict[str, Any]]) -> str:
         "| can be beaten | forfeits | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for config in dict.fromkeys(result["config"] for result in results):
-        group = [result for result in results if result["config"] == config]
-        lines.append("| " + " | ".join(_row(config, group)) + " |")
+    for name in dict.fromkeys(_name(result) for result in results):
+        lines.append("| " + " | ".join(_row(name, [result for result in results if _name(result) == name])) + " |")
     return "\n".join(lines)
 
 
-def _row(config: str, group: list[dict[str, Any]]) -> list[str]:
+def _name(result: dict[str, Any]) -> str:
+    return f"{Path(result['config']).stem}, {result['model']}"
+
+
+def _row(name: str, group: list[dict[str, Any]]) -> list[str]:
     runs = [sorted(result["iterations"].items(), key=lambda item: int(item[0])) for result in group]
     ends = [run[-1][1] for run in runs]
     first = [dict(run).get("1", dict(run).get(1, run[-1][1])) for run in runs]
     seconds = [result["seconds"] for result in group if result.get("seconds")]
     return [
-        Path(config).stem,
+        name,
         " ".join(str(result["seed"]) for result in group),
         "/".join(str(run[-1][0]) for run in runs),
         _spread([run[0][1]["exact"]["random"]["win"] for run in runs]),

@@ -1,0 +1,75 @@
+"""The bundled bases: small enough to ship, good at their roles, and ignorant of good play."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import nlrl.backbones
+from nlrl.agents.corpus.stream import CorpusSettings
+from nlrl.agents.corpus.study import facts_of, study
+from nlrl.orchestration.config import ModelConfig, RolloutConfig
+from nlrl.orchestration.models import open_model
+from nlrl.orchestration.statistics import wilson
+from nlrl.orchestration.worker import PlayJob, RolloutWorker, game_tasks
+
+NAMES = ("transformer-base", "ngpt-base")
+BUNDLED = Path(nlrl.backbones.__file__).parent / "bundled"
+RANDOM_WINS = 0.4365  # of uniformly random play against itself, half the games in each seat (exact)
+
+
+@cache
+def opened(name):
+    return open_model(ModelConfig(name=name, dtype="float32"))
+
+
+def test_bundled_models_are_found_by_name():
+    assert set(NAMES) <= set(nlrl.backbones.bundled_names())
+
+
+def test_shipped_weights_stay_within_their_limits():
+    sizes = [path.stat().st_size for path in BUNDLED.glob("*/model.safetensors")]
+    assert max(sizes) <= 8_000_000
+    assert sum(sizes) <= 24_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_role_meets_its_bar_on_positions_never_seen(name):
+    scores = study(opened(name), CorpusSettings(), prompts=200, seed=11)
+    assert set(scores) == {
+        "descriptor", "g1_games", "g1_outlooks", "g2", "improvement", "policy", "q", "reader", "v",
+    }  # fmt: skip
+    assert min(score.parsed for score in scores.values()) >= 0.99  # 0.995 of 1,000; one failure in 200 is within it
+    assert scores["g1_games"].exact >= 0.995
+    assert scores["g2"].exact >= 0.995
+    assert scores["improvement"].exact >= 0.99
+    assert scores["reader"].exact >= 0.99
+    assert scores["descriptor"].exact >= 0.99
+    assert min(score.true_claims for score in scores.values()) >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "games"),
+    [(name, 1000) for name in NAMES] + [pytest.param(name, 10_000, marks=pytest.mark.slow) for name in NAMES],
+)
+def test_base_plays_like_a_random_player(name, games):
+    rollout = RolloutConfig(samples_per_state=games, samples_at_start=games)
+    worker = RolloutWorker("tictactoe", opened(name), "plain", 64, rollout, run_seed=5)
+    records = worker.play(PlayJob("base", 1.0, game_tasks("bundled", 5, 0, "base", games, ("random",), paired=True)))
+    wins = sum(record["result"] == "win" for record in records)
+    low, high = wilson(wins, games, confidence=0.99)
+    assert low <= RANDOM_WINS <= high
+
+
+def test_facts_of_a_reading_do_not_depend_on_its_phrasing():
+    one = "O on 1 7; X on 5 8; free 2 3 4 6 9. O is to move."
+    other = "O is to move. O stands on 1 7, X on 5 8; 2 3 4 6 9 is free."
+    wrong = "O is to move. O stands on 1 7, X on 5 9; 2 3 4 6 8 is free."
+    assert facts_of(one) == facts_of(other) != facts_of(wrong)
+
+
+def test_facts_of_a_retelling_do_not_depend_on_its_phrasing():
+    one = "First O takes 8, X answers 1 and completes 1-4-7."
+    other = "O plays 8, then X takes 1 and wins by 1-4-7."
+    wrong = "O plays 8, then X takes 1 and wins by 1-2-3."
+    assert facts_of(one) == facts_of(other) != facts_of(wrong)

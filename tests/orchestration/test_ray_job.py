@@ -1,0 +1,86 @@
+"""`ray job submit --working-dir . -- nlrl run CONFIG` on a cluster started with `ray start --head`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nlrl.orchestration.report import evaluations
+from nlrl.orchestration.run_folder import RunFolder, verify
+
+RAY = Path(sys.executable).parent / "ray"
+CONFIG = """
+name = "job"
+out = "{out}"
+iterations = 1
+trackers = []
+[model]
+kind = "scripted"
+name = "nlrl.testing.by_rules"
+[rollout]
+games = 16
+workers = 2
+[evaluation]
+games = 4
+opponents = ["random"]
+value_states = 5
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The address that jobs are submitted to; the cluster dies with the test."""
+    port, dashboard = free_port(), free_port()
+    command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
+    command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    head = subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        wait_for(dashboard)
+        yield address
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def wait_for(port, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    pytest.fail(f"the cluster's dashboard did not come up on port {port}")
+
+
+@pytest.mark.timeout(300)
+def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    out = tmp_path / "run"
+    (work / "job.toml").write_text(CONFIG.format(out=out))
+    entry = [sys.executable, "-m", "nlrl.orchestration.cli", "run", "job.toml"]
+    command = [RAY, "job", "submit", "--address", cluster, "--working-dir", str(work), "--", *entry]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS",)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert sorted(evaluations(RunFolder(out))) == [0, 1]
+    assert verify(out) == []
