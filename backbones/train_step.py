@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.backbones.packing import TokenBatch, block_mask
-from nlrl.backbones.replicas import Replicas
 
 log = logging.getLogger(__name__)
 EAGER_STEPS = 3
@@ -81,8 +80,6 @@ class TrainStep:
         self.bf16 = bf16
         self.graphs = graphs and self.device.type == "cuda"
         self.loss_sum = torch.zeros((), device=self.device)
-        threads = torch.get_num_threads() if self.device.type == "cpu" and not compile else 1
-        self.replicas = Replicas(model, threads) if threads > 1 else None
         self.compiled = torch.compile(target_loss, dynamic=False) if compile else None
         self._stream = torch.cuda.Stream(self.device) if self.graphs else None
         self._eager_steps: dict[torch.Size, int] = {}
@@ -133,16 +130,14 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         weight = torch.stack([batch.weights.float().sum() for batch in passes]).sum().clamp_min(1e-8)
 
-        def share(model, batch: TokenBatch) -> Tensor:
+        losses = []
+        for batch in passes:
             with self._autocast():
-                total, _ = loss_function(model, batch, masked, static)
+                total, _ = loss_function(self.model, batch, masked, static)
             loss = total / weight
             loss.backward()
-            return loss.detach()
-
-        if self.replicas is not None and len(passes) > 1:
-            return self.replicas.gradients(passes, share)
-        return torch.stack([share(self.model, batch) for batch in passes]).sum()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _autocast(self):
         # No cache of cast weights: a graph would keep one that belongs to another step.

@@ -135,8 +135,8 @@ class Trainer:
         if not self._packs:
             for batch in batches:
                 batch = sorted(batch, key=len)
-                most = min(_CPU_PASS_TOKENS, sum(map(len, batch)) // torch.get_num_threads() + 1)
-                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in passes([len(e) for e in batch], most)]
+                cuts = passes([len(example) for example in batch], _CPU_PASS_TOKENS)
+                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in cuts]
             return
         row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
         rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)

@@ -216,3 +216,7 @@ def _others(arguments: Sequence[str]) -> None:
         print("`nlrl run CONFIG [--field value ...]` runs language policy iteration; the other commands:\n")
     run: Callable[..., Any] = app.cli
     run(prog="nlrl", args=list(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -122,7 +122,10 @@ def _start(
     cores, on_gpu = cores_of(config), _uses_gpu(config)
     share = 0.5 if on_gpu else 0  # server and trainer take turns on one GPU
     count = servers_of(config, on_gpu)
-    servers = [_serve(cluster, config.model, max(1, cores // count), share / count, f"model-{i}") for i in range(count)]
+    servers = [
+        _serve(cluster, config.model, max(1, cores // count), int(1e4 * share / count) / 1e4, f"model-{i}")
+        for i in range(count)
+    ]
     student = ServedModel(servers)
     teacher: LanguageModel = student
     if config.teacher is not None:

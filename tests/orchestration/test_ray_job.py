@@ -32,6 +32,12 @@ value_states = 5
 """
 
 
+def outside():
+    """The environment of a user's shell: what this process's own use of Ray has set must not leak into a cluster."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return kept | {"RAY_AUTH_MODE": "disabled"}
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -44,9 +50,8 @@ def cluster(tmp_path):
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
     command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     head = subprocess.Popen(
-        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, start_new_session=True, env=outside(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         address = f"http://127.0.0.1:{dashboard}"
@@ -78,9 +83,8 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, tmp_pa
     (work / "job.toml").write_text(CONFIG.format(out=out))
     entry = [sys.executable, "-m", "nlrl.orchestration.cli", "run", "job.toml"]
     command = [RAY, "job", "submit", "--address", cluster, "--working-dir", str(work), "--", *entry]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS",)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, env=outside(), timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    assert sorted(evaluations(RunFolder(out))) == [0, 1]
+    assert sorted(evaluations(RunFolder(out))) == [0, 1], done.stdout + done.stderr
     assert verify(out) == []
