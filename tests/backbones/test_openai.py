@@ -555,7 +555,7 @@ def test_the_first_script_of_the_guide_runs(serve, capsys):
 def test_it_answers_inside_a_ray_actor(serve):
     ray = pytest.importorskip("ray")
     endpoint = serve(echo)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         settings = OpenAISettings(model="tiny", base_url=endpoint.base_url)
         actor = ray.remote(OpenAIModel).remote(settings)

@@ -272,7 +272,7 @@ def test_the_server_is_asked_for_a_model_that_it_has_not(vllm_server):
 
 def test_it_answers_inside_a_ray_actor(tiny_llama, vllm_environment, reference):
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         actor = ray_actor(settings(tiny_llama[0]), weight_version="v0")
         request = chat(WORDS[0])

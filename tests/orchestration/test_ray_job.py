@@ -1,10 +1,12 @@
 """`ray job submit --working-dir . -- nlrl run CONFIG` on a cluster started with `ray start --head`."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,10 +34,10 @@ value_states = 5
 """
 
 
-def outside():
+def outside(folder):
     """The environment of a user's shell: what this process's own use of Ray has set must not leak into a cluster."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return kept | {"RAY_AUTH_MODE": "disabled"}
+    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
 
 
 def free_port():
@@ -45,13 +47,22 @@ def free_port():
 
 
 @pytest.fixture
-def cluster(tmp_path):
+def short_folder():
+    """Ray keeps its sockets here, whose paths may not be long; and the note on the newest cluster, which other tests
+    must not find."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(short_folder):
     """The address that jobs are submitted to; the cluster dies with the test."""
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
     command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     head = subprocess.Popen(
-        command, start_new_session=True, env=outside(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, start_new_session=True, env=outside(short_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         address = f"http://127.0.0.1:{dashboard}"
@@ -76,14 +87,14 @@ def wait_for(port, seconds=90):
 
 
 @pytest.mark.timeout(300)
-def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, tmp_path):
+def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, short_folder, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     out = tmp_path / "run"
     (work / "job.toml").write_text(CONFIG.format(out=out))
     entry = [sys.executable, "-m", "nlrl.orchestration.cli", "run", "job.toml"]
     command = [RAY, "job", "submit", "--address", cluster, "--working-dir", str(work), "--", *entry]
-    done = subprocess.run(command, capture_output=True, text=True, env=outside(), timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, env=outside(short_folder), timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
     assert sorted(evaluations(RunFolder(out))) == [0, 1], done.stdout + done.stderr
