@@ -44,7 +44,8 @@ def learning_table(found: dict[int, dict[str, Any]], opponent: str = "random") -
     table = Table(
         title=f"Greedy play against {opponent}, half the games in each seat (95% intervals)",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
+        show_edge=False,
     )
     headers = ("it", *RESULTS, "exact\nwin", "unread\nturns", "verdict\nerror", "trivial\nerror", "true\nclaims")
     for header in headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
@@ -25,6 +26,13 @@ def rows(text, title):
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table if line.startswith("│")]
 
 
+def learning_rows(text):
+    """The cells of the learning table: an iteration's figures, and the intervals that stand under its shares."""
+    lines = text[text.index("Greedy play") : text.index("Exact results")].splitlines()
+    found = [(line.split(), below.split()) for line, below in pairwise(lines)]
+    return [(cells, intervals) for cells, intervals in found if cells and cells[0].isdigit()]
+
+
 @pytest.fixture
 def metrics(finished):
     folder = finished / "iterations"
@@ -32,24 +40,26 @@ def metrics(finished):
 
 
 def test_the_learning_table_has_a_row_an_iteration_with_the_figures_of_its_evaluation(finished, metrics):
-    table = rows(printed(report(finished)), "Greedy play against random")
-    assert [row[0] for row in table] == ["0", "1", "2"]
-    for row, found in zip(table, metrics, strict=True):
+    table = learning_rows(printed(report(finished), 80))
+    assert [cells[0] for cells, _ in table] == ["0", "1", "2"]
+    for (cells, intervals), found in zip(table, metrics, strict=True):
         shares = found["sampled"]["greedy"]["random"]
-        for cell, result in zip(row[1:5], ("win", "draw", "loss", "forfeit"), strict=True):
-            share = shares[result]
-            assert cell == f"{share['share']:.3f} [{share['low']:.3f}, {share['high']:.3f}]"
-        assert row[5] == f"{found['exact']['against']['random']['win']:.3f}"
-        assert row[6] == f"{shares['failures_per_turn']:.2%}"
+        for cell, interval, result in zip(cells[1:5], intervals, ("win", "draw", "loss", "forfeit"), strict=True):
+            assert cell == f"{shares[result]['share']:.3f}"
+            low, high = interval.split("-")
+            assert float(low) == pytest.approx(shares[result]["low"], abs=5e-4)
+            assert float(high) == pytest.approx(shares[result]["high"], abs=5e-4)
+        assert cells[5] == f"{found['exact']['against']['random']['win']:.3f}"
+        assert cells[6] == f"{shares['failures_per_turn']:.2%}"
 
 
 def test_the_error_of_the_texts_stands_beside_that_of_a_trivial_guess(finished, metrics):
-    for row, found in zip(rows(printed(report(finished)), "Greedy play against random"), metrics, strict=True):
+    for (cells, _), found in zip(learning_rows(printed(report(finished))), metrics, strict=True):
         against = found["texts"]["against_policy"]
         trivial = min(against[name]["mae"] for name in against if name != "text")
-        assert row[7] == f"{against['text']['mae']:.3f}"
-        assert row[8] == f"{trivial:.3f}"
-        assert row[9] == f"{found['texts']['true_claims']:.1%}"
+        assert cells[7] == f"{against['text']['mae']:.3f}"
+        assert cells[8] == f"{trivial:.3f}"
+        assert cells[9] == f"{found['texts']['true_claims']:.1%}"
 
 
 def test_exact_results_against_every_opponent_before_and_after(finished, metrics):
@@ -89,7 +99,7 @@ def test_an_unfinished_run_shows_what_there_is(finished, tmp_path):
     for iteration in ("002", "001"):
         shutil.rmtree(copy / "iterations" / iteration)
     text = printed(report(copy))
-    assert [row[0] for row in rows(text, "Greedy play")] == ["0"]
+    assert [cells[0] for cells, _ in learning_rows(text)] == ["0"]
     assert "One move, two opinions" not in text
     shutil.rmtree(copy / "iterations")
     assert "no evaluation is committed yet" in printed(report(copy))
