@@ -46,7 +46,9 @@ def figures(out: Path) -> dict[str, Any]:
             "forfeits": metrics["turns"]["forfeits"],
             "failed_first": metrics["turns"]["failed_first"],
             "verdict_mae": texts.get("mae"),
+            "verdict_bias": texts.get("bias"),
             "order_accuracy": texts.get("order_accuracy"),
+            "words_agree": metrics["texts"].get("words_agree"),
             "true_claims": metrics["texts"].get("true_claims"),
         }
     return {"model": load_config(out / "config.toml").model.name, "iterations": rows}

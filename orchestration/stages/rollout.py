@@ -14,8 +14,6 @@ from nlrl.orchestration.worker import GameTask, PlayJob, game_tasks
 
 NAME = "rollout"
 T = TypeVar("T")
-CHUNKS_PER_WORKER = 1
-"""One lock-step batch a worker: the larger the batch, the fewer times the model is asked."""
 
 
 class Visit(NamedTuple):
@@ -45,7 +43,7 @@ def play_tasks(session: Session, stage: Stage, tasks: list[GameTask], temperatur
     waiting = [task for task in tasks if task.key in owed]
     if not waiting:
         return
-    version, size = session.versions[ACTOR], -(-len(waiting) // (len(session.workers) * CHUNKS_PER_WORKER))
+    version, size = session.versions[ACTOR], -(-len(waiting) // len(session.workers))
     jobs = [PlayJob(version, temperature, chunk) for chunk in chunks(waiting, size)]
     with stage.writer("games") as writer, progress(label, len(tasks), len(tasks) - len(waiting)) as bar:
         for _, records in session.cluster.map_unordered(session.workers, "play", jobs):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
 
 from nlrl.agents.roles import ActionInput, StateInput
 from nlrl.backbones.language_model import Message
@@ -111,11 +110,3 @@ def replay(session: Session, iteration: int, network: str, count: int) -> list[T
     return [
         TextExample(tuple(Message(m.role, m.content) for m in e.messages), e.completion) for e in islice(stream, count)
     ]
-
-
-def restored(session: Session, iteration: int) -> dict[str, Any]:
-    """Brings both networks to their state at the end of an iteration, from its committed stages."""
-    for network in (CRITIC, ACTOR):
-        stage = session.folder.stage(iteration, network)
-        session.restore(network, iteration, stage.dir)  # type: ignore[arg-type]
-    return dict(session.versions)
