@@ -20,7 +20,7 @@ from nlrl.backbones.sampler import Features, Settings
 
 log = logging.getLogger(__name__)
 BATCH_BUCKETS = (64, 512, 2048, 4096)
-"""Few: capturing a graph takes longer than replaying one with idle rows."""
+"""Few: every bucket that is met has to be captured first, and idle rows cost little."""
 LENGTH_STEP = 128
 STEPS_PER_CHECK = 8
 

@@ -58,7 +58,7 @@ class PromptEncoder:
 @dataclass(frozen=True)
 class _Frame:
     """What a chat template puts around the contents of chats with the same roles. Found once by rendering a sample:
-    running the template for each of a hundred thousand prompts takes longer than answering them."""
+    an iteration has a hundred thousand prompts, and the template engine would run for each."""
 
     template: Callable[[tuple[Message, ...]], str]
     pieces: tuple[str, ...] | None

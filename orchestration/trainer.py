@@ -1,7 +1,7 @@
 """The training actor: two networks grown from one base, each continued by supervised fine-tuning on texts.
 
-Every `fit` starts a fresh optimizer with a short linear warm-up, so a network is its weights and nothing else: what
-a killed run has to read back is one file.
+Every `fit` starts a fresh optimizer, so a network is its weights and nothing else: what a killed run has to read back
+is one file.
 """
 
 from __future__ import annotations
