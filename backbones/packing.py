@@ -8,6 +8,7 @@ A row of fixed length holds several documents behind each other. Positions resta
 from __future__ import annotations
 
 import bisect
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -167,3 +168,11 @@ def block_mask(documents: Tensor) -> Tensor:
     time = documents.shape[1]
     causal = torch.ones(time, time, dtype=torch.bool, device=documents.device).tril_()
     return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+
+
+def shuffled_batches(examples: Sequence[TokenExample], batch_size: int, key: str) -> list[list[TokenExample]]:
+    """All examples once, in an order drawn from `key`, in batches of at most `batch_size` whose sizes differ by one at most."""
+    order = list(range(len(examples)))
+    random.Random(key).shuffle(order)
+    count = -(-len(order) // batch_size)
+    return [[examples[i] for i in order[part::count]] for part in range(count)]

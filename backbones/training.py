@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Literal
 import torch
 
 from nlrl.backbones.decoding import passes
-from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, rows_needed
+from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, rows_needed, shuffled_batches
 from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
 from nlrl.errors import NLRLError
 
@@ -93,7 +92,7 @@ class Trainer:
         set_learning_rate(self.optimizer, self.learning_rate if learning_rate is None else learning_rate)
         was_training = self.model.training
         self.model.train()
-        batches = [chunk for epoch in range(epochs) for chunk in _chunks(examples, batch_size, f"{seed}/{epoch}")]
+        batches = [chunk for epoch in range(epochs) for chunk in shuffled_batches(examples, batch_size, f"{seed}/{epoch}")]
         per_epoch = len(batches) // epochs
         for done, step in enumerate(self._prepared(batches), 1):
             if done == len(batches) - per_epoch + 1:
@@ -142,13 +141,6 @@ class Trainer:
         rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)
         for batch in batches:  # packed one by one, while the device works on the one before
             yield [TokenBatch.of(pack(batch, row_length, rows)).pinned()]
-
-
-def _chunks(examples: Sequence[TokenExample], batch_size: int, key: str) -> list[list[TokenExample]]:
-    order = list(range(len(examples)))
-    random.Random(key).shuffle(order)
-    count = -(-len(order) // batch_size)
-    return [[examples[i] for i in order[part::count]] for part in range(count)]
 
 
 def _round_up(value: int, step: int) -> int:

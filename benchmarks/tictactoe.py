@@ -1,8 +1,9 @@
 """The Tic-Tac-Toe table: every config, every seed, exact results of the final greedy actor.
 
-    python benchmarks/tictactoe.py configs/tictactoe_gpu.toml configs/tictactoe_pool_gpu.toml --seeds 0 1 2 --out
-    results.json python benchmarks/tictactoe.py --read results.json          prints the table of figures measured
-    before
+    python benchmarks/tictactoe.py configs/tictactoe_gpu.toml configs/tictactoe_pool_gpu.toml --seeds 0 1 2 --out FILE
+    python benchmarks/tictactoe.py --read FILE...                   prints the table of figures measured before
+    python benchmarks/tictactoe.py --read FILE... --until 6         the same, as if every run had stopped after iteration 6
+    python benchmarks/tictactoe.py --read FILE... --by-iteration    win against random after every iteration
 
 Each run is a process of its own (`nlrl run CONFIG --seed S`), so a run's seconds hold its start, too.
 """
@@ -77,14 +78,39 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_iteration(results: list[dict[str, Any]]) -> str:
+    """Win against random after every iteration, mean over the seeds that got so far, as Markdown."""
+    last = max(int(iteration) for result in results for iteration in result["iterations"])
+    lines = ["| config | " + " | ".join(map(str, range(last + 1))) + " |", "|---" * (last + 2) + "|"]
+    for name in dict.fromkeys(_name(result) for result in results):
+        runs = [_numbered(result) for result in results if _name(result) == name]
+        means = [[run[i]["exact"]["random"]["win"] for run in runs if i in run] for i in range(last + 1)]
+        lines.append(f"| {name} | " + " | ".join(f"{mean(wins):.3f}" if wins else "" for wins in means) + " |")
+    return "\n".join(lines)
+
+
+def until(results: list[dict[str, Any]], last: int) -> list[dict[str, Any]]:
+    """The results without what came after iteration `last`; a run that was cut has no seconds."""
+    cut = []
+    for result in results:
+        kept = {i: row for i, row in result["iterations"].items() if int(i) <= last}
+        seconds = result.get("seconds") if len(kept) == len(result["iterations"]) else None
+        cut.append(result | {"iterations": kept, "seconds": seconds})
+    return cut
+
+
+def _numbered(result: dict[str, Any]) -> dict[int, Any]:
+    return {int(i): row for i, row in sorted(result["iterations"].items(), key=lambda item: int(item[0]))}
+
+
 def _name(result: dict[str, Any]) -> str:
     return f"{Path(result['config']).stem}, {result['model']}"
 
 
 def _row(name: str, group: list[dict[str, Any]]) -> list[str]:
-    runs = [sorted(result["iterations"].items(), key=lambda item: int(item[0])) for result in group]
+    runs = [list(_numbered(result).items()) for result in group]
     ends = [run[-1][1] for run in runs]
-    first = [dict(run).get("1", dict(run).get(1, run[-1][1])) for run in runs]
+    first = [dict(run).get(1, run[-1][1]) for run in runs]
     seconds = [result["seconds"] for result in group if result.get("seconds")]
     return [
         name,
@@ -112,9 +138,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     parser.add_argument("--read", type=Path, nargs="+", help="print the table of earlier figures instead of measuring")
     parser.add_argument("--collect", type=Path, nargs="+", help="take figures from finished run folders")
+    parser.add_argument("--until", type=int, help="with --read: only iterations up to this one")
+    parser.add_argument("--by-iteration", action="store_true", help="with --read: win against random by iteration")
     arguments, extra = parser.parse_known_args()
     if arguments.read:
-        print(table([result for path in arguments.read for result in json.loads(path.read_text())["results"]]))
+        results = [result for path in arguments.read for result in json.loads(path.read_text())["results"]]
+        results = results if arguments.until is None else until(results, arguments.until)
+        print(by_iteration(results) if arguments.by_iteration else table(results))
         return
     results = [figures(path) | {"config": path.name, "seed": 0, "seconds": None} for path in arguments.collect or []]
     for config in arguments.configs:
