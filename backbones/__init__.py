@@ -12,6 +12,7 @@ from nlrl.backbones.registry import register_with_transformers
 
 _HOMES = {
     "Backbone": "nlrl.backbones.backbone",
+    "DecodeState": "nlrl.backbones.decode_state",
     "KVCache": "nlrl.backbones.kv_cache",
     "NGPTConfig": "nlrl.backbones.ngpt.configuration",
     "NGPTForCausalLM": "nlrl.backbones.ngpt.modeling",

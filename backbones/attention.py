@@ -19,19 +19,31 @@ class Context(NamedTuple):
     sin: Tensor
     mask: Tensor | None
     """bool `(batch, 1, time, keys)`, True = may attend. None: causal."""
-    cache: KVCache | GrowingCache | None
+    state: KVCache | GrowingCache | None
     where: tuple[Tensor, Tensor] | None
-    """(row, slot) of every new token in the cache."""
+    """(row, slot) of every new token in the state."""
 
 
-def context(position_ids: Tensor, turns: Tensor, mask=None, cache=None, slots=None) -> Context:
-    """Args: position_ids `(batch, time)`; turns: `rotary.frequencies`; mask, cache, slots as in `Backbone.hidden`."""
-    if isinstance(cache, KVCache) and (mask is None or slots is None):
-        raise ValueError(
-            "a KVCache needs `mask` (it holds slots that nobody may attend to) and `slots` (where to write)"
-        )
-    where = None if slots is None else (torch.arange(slots.shape[0], device=slots.device)[:, None], slots)
-    return Context(*angles(position_ids, turns), mask, cache, where)
+def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Context:
+    """Args: position_ids `(batch, time)`; turns: `rotary.frequencies`; mask, state as in `Backbone.hidden`.
+
+    Raises:
+        ValueError: both a mask and a state of static shape.
+    """
+    where = None
+    if isinstance(state, KVCache):
+        if mask is not None:
+            raise ValueError("a KVCache takes no mask: positions say what a token may attend to")
+        mask = visible_slots(position_ids, state.length)
+        where = (torch.arange(position_ids.shape[0], device=position_ids.device)[:, None], position_ids)
+    return Context(*angles(position_ids, turns), mask, state, where)
+
+
+def visible_slots(position_ids: Tensor, length: int) -> Tensor:
+    """Slots up to a token's own, bool `(batch, 1, time, length)`. Padding (position -1) sees slot 0: a softmax over
+    nothing would be NaN, and stored NaNs spread."""
+    slots = torch.arange(length, device=position_ids.device)
+    return (slots <= position_ids.clamp_min(0)[..., None])[:, None]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context) -> Tensor:
@@ -42,10 +54,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
         key, value: `(batch, time, kv_heads, head_dim)`; heads is a multiple of kv_heads.
     Returns: `(batch, time, heads * head_dim)`.
     """
-    if context.cache is None:
+    if context.state is None:
         keys, values = key.transpose(1, 2), value.transpose(1, 2)
     else:
-        keys, values = context.cache.write(layer, key, value, context.where)
+        keys, values = context.state.write(layer, key, value, context.where)
         query = query.to(keys.dtype)
     if context.mask is None or query.shape[1] > 1 or (query.is_cuda and query.element_size() == 2):
         return _attend_all(query, keys, values, context.mask)

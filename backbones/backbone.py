@@ -15,9 +15,10 @@ from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from nlrl.backbones.decode_state import DecodeState
 from nlrl.backbones.kv_cache import GrowingCache, KVCache
 
-__all__ = ["Backbone", "KVCache"]
+__all__ = ["Backbone", "DecodeState", "KVCache"]
 
 
 class Backbone(PreTrainedModel, GenerationMixin):
@@ -33,17 +34,18 @@ class Backbone(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         position_ids: Tensor,
         mask: Tensor | None = None,
-        cache: KVCache | GrowingCache | None = None,
-        slots: Tensor | None = None,
+        state: DecodeState | GrowingCache | None = None,
     ) -> Tensor:
         """Final hidden states, `(batch, time, width)`.
 
         Args:
-            input_ids, position_ids: `(batch, time)` long.
-            mask: bool `(batch, 1, time, keys)`, True = may attend; every query must be allowed one key at least. None
-                is plain causal attention, and only without a cache.
-            cache: where keys and values go; keys is then `cache.length`.
-            slots: `(batch, time)` long: where on the cache's key axis this call writes.
+            input_ids: `(batch, time)` long.
+            position_ids: `(batch, time)` long, from 0 in each document, without gaps; a row may hold several documents
+                (without a state). -1 is padding: it changes nothing that a later token sees, and its output is noise.
+            mask: bool `(batch, 1, time, time)`, True = may attend: what separates the documents of a row. None is
+                plain causal attention. Not with a state.
+            state: from `new_state`; what earlier calls have read. A row's tokens go on where they ended, or begin anew
+                at position 0, whatever the state held.
         """
         raise NotImplementedError
 
@@ -51,8 +53,9 @@ class Backbone(PreTrainedModel, GenerationMixin):
         """Unnormalised log-probabilities, `(..., vocab)`, of hidden states `(..., width)`."""
         raise NotImplementedError
 
-    def new_cache(self, batch: int, length: int, device=None, dtype=None) -> KVCache:
-        """An empty cache of static shape; device and dtype default to the model's."""
+    def new_state(self, batch: int, length: int, device=None, dtype=None) -> DecodeState:
+        """An empty state of static shape with room for `length` tokens a row; device and dtype default to the
+        model's."""
         c = self.config
         shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
         return KVCache.zeros(shape, device or self.device, dtype or self.dtype)

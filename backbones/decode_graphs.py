@@ -14,8 +14,7 @@ from dataclasses import fields
 
 import torch
 
-from nlrl.backbones.decoding import Answers, Batch, Decoder, Rows, Watch, cache_view, decode_step, finish
-from nlrl.backbones.kv_cache import KVCache
+from nlrl.backbones.decoding import Answers, Batch, Decoder, Rows, Watch, decode_step, finish
 from nlrl.backbones.sampler import Features, Settings
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class DecodeGraph:
         self.batch = Batch(
             _idle_rows(batch, device),
             Answers.empty(batch, length, device),
-            decoder.model.new_cache(batch, length),
+            decoder.model.new_state(batch, length),
             features,
             length,
         )
@@ -66,7 +65,7 @@ class DecodeGraph:
         return graph
 
     def _step(self) -> None:
-        decode_step(self.decoder, self.batch, self.batch.cache)
+        decode_step(self.decoder, self.batch, self.batch.state)
 
     def load(self, batch: Batch) -> None:
         """Copies a freshly started batch into the static buffers; spare rows stay finished."""
@@ -78,9 +77,7 @@ class DecodeGraph:
             getattr(self.batch.answers, name)[:n, :1].copy_(getattr(batch.answers, name)[:, :1])
         self.batch.answers.expectation.fill_(torch.nan)
         self.batch.answers.expectation[:n].copy_(batch.answers.expectation)
-        target = cache_view(self.batch.cache, slice(0, n), batch.cache.length)
-        target.keys.copy_(batch.cache.keys)
-        target.values.copy_(batch.cache.values)
+        self.batch.state.copy_(batch.state)
 
     def store(self, batch: Batch) -> None:
         """Copies the answers back."""
@@ -91,7 +88,7 @@ class DecodeGraph:
 
 
 class GraphDecoder:
-    """Keeps graphs by (batch bucket, length bucket, features), the last used ones up to `cache_bytes` of KV."""
+    """Keeps graphs by (batch bucket, length bucket, features), the last used ones up to `cache_bytes` of states."""
 
     def __init__(self, decoder: Decoder, cache_bytes: int):
         self.decoder, self.cache_bytes = decoder, cache_bytes
@@ -126,18 +123,14 @@ class GraphDecoder:
         return self._graphs[key]
 
     def _make_room(self, key: tuple) -> None:
-        needed = key[0] * key[1] * cache_bytes_per_token(self.decoder.model)
-        while self._graphs and needed + sum(_bytes(g.batch.cache) for g in self._graphs.values()) > self.cache_bytes:
+        needed = key[0] * state_bytes(self.decoder.model, key[1])
+        while self._graphs and needed + sum(g.batch.state.nbytes for g in self._graphs.values()) > self.cache_bytes:
             self._graphs.popitem(last=False)
 
 
-def cache_bytes_per_token(model) -> int:
-    """Bytes of keys and values of one token of one row."""
-    return _bytes(model.new_cache(1, 1))
-
-
-def _bytes(cache: KVCache) -> int:
-    return cache.keys.nbytes + cache.values.nbytes
+def state_bytes(model, length: int) -> int:
+    """Bytes that the decode state of one row of `length` tokens takes."""
+    return model.new_state(1, length, device="meta").nbytes
 
 
 def _idle_rows(batch: int, device) -> Rows:

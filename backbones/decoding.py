@@ -1,8 +1,7 @@
 """Prefill and decoding of one batch of prompts of different lengths.
 
-1. The token at position i of a row lives in slot i of its KV cache. Prompts are padded on the right; padding is written
-   to slots that the answer overwrites before anything attends to them, so `slot <= position` is the whole mask.
-2. `prefill` reads each distinct prompt once; `start` hands its keys and values to every row that asked for it.
+1. Prompts are padded on the right, at position -1, which leaves no trace in a `DecodeState`.
+2. `prefill` reads each distinct prompt once; `start` hands its state to every row that asked for it.
 3. `decode_step` feeds each row its last token and draws the next. It works in place on static shapes and asks the host
    nothing: the eager loop below and a CUDA graph (`decode_graphs`) run the same function.
 4. Rows start together, so one counter `step` serves all. Finished rows go on drawing tokens nobody reads, until the
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nlrl.backbones.backbone import Backbone
-from nlrl.backbones.kv_cache import KVCache
+from nlrl.backbones.decode_state import DecodeState
 from nlrl.backbones.sampler import Features, NumberTokens, Settings, choose
 
 Prompt = tuple[int, ...]
@@ -68,7 +67,7 @@ class Rows:
     ids: Tensor
     """`(batch,)` int64: the token to be fed next."""
     positions: Tensor
-    """`(batch,)` int64: its position, which is also its slot."""
+    """`(batch,)` int64: its position."""
     finished: Tensor
     """`(batch,)` bool."""
     step: Tensor
@@ -96,15 +95,10 @@ class Batch:
 
     rows: Rows
     answers: Answers
-    cache: KVCache
+    state: DecodeState
     features: Features
     max_tokens: int
     """The largest limit of any row."""
-
-
-def cache_view(cache: KVCache, rows: slice, length: int) -> KVCache:
-    """The given rows and the first `length` slots of a cache, sharing its memory."""
-    return KVCache(cache.keys[:, rows, :, :length], cache.values[:, rows, :, :length])
 
 
 def passes(lengths: Sequence[int], tokens: int) -> list[slice]:
@@ -126,18 +120,22 @@ def padded(rows: Sequence[Sequence[int]], device) -> Tensor:
     return torch.from_numpy(ids).to(device)
 
 
-def prefill(model: Backbone, prompts: Sequence[Prompt], cache: KVCache, pass_tokens: int) -> Tensor:
-    """Writes the prompts' keys and values into `cache`; returns the logits after each, float32 `(prompts, vocab)`."""
-    device = cache.keys.device
+def padded_positions(lengths: Sequence[int], device) -> Tensor:
+    """0, 1, ... in each row of the given length, -1 behind it: int64 `(rows, longest)`."""
+    ends = torch.tensor(lengths)[:, None]
+    places = torch.arange(int(ends.max()))
+    return places.where(places < ends, -1).to(device)
+
+
+def prefill(model: Backbone, prompts: Sequence[Prompt], state: DecodeState, pass_tokens: int) -> Tensor:
+    """Reads the prompts into `state`; returns the logits after each, float32 `(prompts, vocab)`."""
+    device = state.device
     last = []
     for rows in passes([len(p) for p in prompts], pass_tokens):
         ids = padded(prompts[rows], device)
-        batch, time = ids.shape
-        positions = torch.arange(time, device=device).expand(batch, time)
-        causal = torch.ones(time, time, dtype=torch.bool, device=device).tril_().expand(batch, 1, time, time)
-        hidden = model.hidden(ids, positions, causal, cache_view(cache, rows, time), positions)
-        ends = torch.tensor([len(p) - 1 for p in prompts[rows]]).to(device)
-        last.append(hidden[torch.arange(batch, device=device), ends])
+        positions = padded_positions([len(p) for p in prompts[rows]], device)
+        hidden = model.hidden(ids, positions, state=state.view(rows, ids.shape[1]))
+        last.append(hidden[torch.arange(len(ids), device=device), positions.argmax(1)])
     return model.logits(torch.cat(last)).float()
 
 
@@ -153,15 +151,15 @@ def start(
 
     Args:
         prompts, samplings, seeds: one each per row.
-        length: slots of the cache; None for the longest prompt only (the caller copies it into a longer one).
+        length: room of the state; None for the longest prompt only (the caller copies it into a longer one).
     """
     device = decoder.end_tokens.device
     distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    cache = decoder.model.new_cache(len(distinct), length or max(map(len, distinct)))
-    logits = prefill(decoder.model, list(distinct), cache, pass_tokens)
+    state = decoder.model.new_state(len(distinct), length or max(map(len, distinct)))
+    logits = prefill(decoder.model, list(distinct), state, pass_tokens)
     if len(distinct) < len(prompts):
         fan_out = torch.tensor([distinct[prompt] for prompt in prompts]).to(device)
-        cache, logits = cache.select(fan_out), logits[fan_out]
+        state, logits = state.select(fan_out), logits[fan_out]
     max_tokens = max(s.max_tokens for s in samplings)
     rows = Rows(
         settings=Settings.of(samplings, seeds, device),
@@ -171,7 +169,7 @@ def start(
         finished=torch.zeros(len(prompts), dtype=torch.bool, device=device),
         step=torch.zeros((), dtype=torch.int64, device=device),
     )
-    batch = Batch(rows, Answers.empty(len(prompts), max_tokens, device), cache, Features.of(samplings), max_tokens)
+    batch = Batch(rows, Answers.empty(len(prompts), max_tokens, device), state, Features.of(samplings), max_tokens)
     emit(decoder, batch, logits)
     return batch
 
@@ -201,12 +199,10 @@ def read_number(numbers: NumberTokens, rows: Rows, answers: Answers, logits: Ten
     return torch.where(first, numbers.nearest(expectation, token), token)
 
 
-def decode_step(decoder: Decoder, batch: Batch, cache: KVCache) -> None:
-    """Feeds every row its last token and draws the next. cache: `batch.cache` or a view of its live slots."""
+def decode_step(decoder: Decoder, batch: Batch, state: DecodeState) -> None:
+    """Feeds every row its last token and draws the next. state: `batch.state` or a view of its live slots."""
     rows = batch.rows
-    positions = rows.positions[:, None]
-    mask = (torch.arange(cache.length, device=positions.device) <= positions)[:, None, None]
-    hidden = decoder.model.hidden(rows.ids[:, None], positions, mask, cache, positions)
+    hidden = decoder.model.hidden(rows.ids[:, None], rows.positions[:, None], state=state)
     rows.positions.add_(~rows.finished)
     emit(decoder, batch, decoder.model.logits(hidden)[:, 0].float())
 
@@ -218,8 +214,8 @@ def decode(decoder: Decoder, batch: Batch, watch: Watch | None, check_every: int
             live = retire(batch, watch)
             if live == 0:
                 return
-        longest = int(batch.rows.positions.max()) + 1 if batch.cache.keys.device.type == "cpu" else batch.cache.length
-        decode_step(decoder, batch, cache_view(batch.cache, slice(None), longest))
+        longest = int(batch.rows.positions.max()) + 1 if batch.state.device.type == "cpu" else batch.state.length
+        decode_step(decoder, batch, batch.state.view(slice(None), longest))
 
 
 def retire(batch: Batch, watch: Watch | None) -> int:
@@ -227,7 +223,7 @@ def retire(batch: Batch, watch: Watch | None) -> int:
     finish(batch, watch)
     keep = (~batch.rows.finished).nonzero()[:, 0]
     if 0 < 2 * len(keep) <= len(batch.rows):
-        batch.rows, batch.cache = batch.rows.select(keep), batch.cache.select(keep)
+        batch.rows, batch.state = batch.rows.select(keep), batch.state.select(keep)
     return len(keep)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from nlrl.backbones.language_model import Request, Sampling
@@ -64,13 +64,13 @@ def _within(sampling: Sampling, prompt: tuple[int, ...], context: int | None) ->
     return replace(sampling, max_tokens=max(0, context - len(prompt)))
 
 
-def micro_batches(jobs: Sequence[Job], max_rows: int, max_slots: int) -> list[list[Job]]:
-    """Cuts sorted jobs into runs of at most `max_rows` rows and `max_slots` cache slots (rows times the longest)."""
+def micro_batches(jobs: Sequence[Job], max_rows: int, most_rows: Callable[[int], int]) -> list[list[Job]]:
+    """Cuts sorted jobs into runs of at most `max_rows` rows, and `most_rows` of the longest's length."""
     batches: list[list[Job]] = []
     longest = 0
     for job in jobs:
         longest = max(longest, job.length)
-        full = batches and (len(batches[-1]) == max_rows or (len(batches[-1]) + 1) * longest > max_slots)
+        full = batches and (len(batches[-1]) == max_rows or len(batches[-1]) >= most_rows(longest))
         if not batches or full:
             batches.append([])
             longest = job.length

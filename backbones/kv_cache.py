@@ -2,25 +2,29 @@
 
 Two stores share one method, `write`, so that attention does not know which one it talks to:
 
-1. `KVCache` has static shapes: one block of memory, written in place at given slots. Samplers and CUDA graphs use it.
+1. `KVCache` has static shapes: one block of memory, a `DecodeState` written in place. Samplers and CUDA graphs use it.
 2. `GrowingCache` wraps a Hugging Face `Cache`, which grows by concatenation. `generate` uses it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
+from nlrl.backbones.decode_state import Axes, DecodeState
+
 
 @dataclass
-class KVCache:
+class KVCache(DecodeState):
     """Keys and values of every layer, each `(layers, batch, kv_heads, length, head_dim)`."""
 
     keys: Tensor
     values: Tensor
+    AXES: ClassVar[dict[str, Axes]] = {"keys": (1, 3), "values": (1, 3)}
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> KVCache:
@@ -31,10 +35,6 @@ class KVCache:
         """Number of slots on the key axis."""
         return self.keys.shape[3]
 
-    def select(self, rows: Tensor) -> KVCache:
-        """A copy that holds the given rows of the batch, in order, repeats allowed. rows: `(n,)` long."""
-        return KVCache(self.keys.index_select(1, rows), self.values.index_select(1, rows))
-
     def write(
         self, layer: int, key: Tensor, value: Tensor, where: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
@@ -44,11 +44,8 @@ class KVCache:
             layer: index of the layer.
             key, value: `(batch, time, kv_heads, head_dim)`.
             where: (row, slot) of every new token, broadcastable to `(batch, time)`.
-        Raises:
-            ValueError: `where` is not given.
         """
-        if where is None:
-            raise ValueError("a KVCache needs `slots`: where each new token is written")
+        assert where is not None
         keys, values = self.keys[layer], self.values[layer]
         keys.transpose(1, 2).index_put_(where, key.to(keys.dtype))
         values.transpose(1, 2).index_put_(where, value.to(values.dtype))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nlrl.backbones import decode_graphs
 from nlrl.backbones.answers import completions, stop_watch, text_decoder
-from nlrl.backbones.decoding import Batch, Decoder, decode, padded, passes, start
+from nlrl.backbones.decoding import Batch, Decoder, decode, padded, padded_positions, passes, start
 from nlrl.backbones.jobs import Job, distinct_jobs, micro_batches
 from nlrl.backbones.language_model import Completion, Request
 from nlrl.backbones.prompts import PromptEncoder
@@ -57,7 +57,7 @@ class NativeLanguageModel:
             number_grid: `Sampling.expected_number` writes multiples of this only; 0 for every number of the vocabulary.
             weight_version: version of the weights that `model` holds now.
             cuda_graphs: False decodes eagerly on CUDA too.
-            cache_bytes: keys and values of one micro-batch at most; by default 1 GiB on a CPU, an eighth of the
+            cache_bytes: decode state of one micro-batch at most; by default 1 GiB on a CPU, an eighth of the
                 memory on CUDA.
         """
         if dtype is not None and dtype != model.dtype:
@@ -76,6 +76,7 @@ class NativeLanguageModel:
         numbers = NumberTokens.of(tokenizer, model.config.vocab_size, number_grid, self.device)
         self._decoder = Decoder(model, torch.tensor(sorted(self._ends), dtype=torch.int64, device=self.device), numbers)
         self._graphs = decode_graphs.GraphDecoder(self._decoder, self._cache_bytes) if on_cuda and cuda_graphs else None
+        self._state_bytes: dict[int, int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -125,7 +126,7 @@ class NativeLanguageModel:
             speaking = [job for job in jobs if job.sampling.max_tokens > 0]
             for job in jobs:
                 _spread(job, self._unanswered(job), out)
-            for batch in micro_batches(speaking, self.max_batch, self._max_slots):
+            for batch in micro_batches(speaking, self.max_batch, self._most_rows):
                 for job, completion in zip(batch, self._answer(batch), strict=True):
                     _spread(job, completion, out)
             return out  # type: ignore[return-value]
@@ -150,9 +151,11 @@ class NativeLanguageModel:
     def _context(self) -> int | None:
         return getattr(self.model.config, "max_position_embeddings", None)
 
-    @property
-    def _max_slots(self) -> int:
-        return max(1, self._cache_bytes // decode_graphs.cache_bytes_per_token(self.model))
+    def _most_rows(self, length: int) -> int:
+        """Rows of `length` tokens whose states fit."""
+        if length not in self._state_bytes:
+            self._state_bytes[length] = decode_graphs.state_bytes(self.model, length)
+        return max(1, self._cache_bytes // self._state_bytes[length])
 
     def _unanswered(self, job: Job) -> Completion:
         """What a job gets that has no room for a token."""
@@ -195,7 +198,7 @@ def _spread(job: Job, completion: Completion, out: list) -> None:
 def _score(model, rows: list[tuple[int, ...]], prompt_lengths: list[int]) -> list[list[float]]:
     device = model.device
     ids = padded(rows, device)
-    hidden = model.hidden(ids, torch.arange(ids.shape[1], device=device).expand_as(ids))
+    hidden = model.hidden(ids, padded_positions([len(row) for row in rows], device))
     spans = [range(start - 1, len(row) - 1) for row, start in zip(rows, prompt_lengths, strict=True)]
     row_index = torch.tensor([r for r, span in enumerate(spans) for _ in span], dtype=torch.int64).to(device)
     place = torch.tensor([t for span in spans for t in span], dtype=torch.int64).to(device)

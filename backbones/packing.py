@@ -171,7 +171,7 @@ def block_mask(documents: Tensor) -> Tensor:
 
 
 def shuffled_batches(examples: Sequence[TokenExample], batch_size: int, key: str) -> list[list[TokenExample]]:
-    """All examples once, in an order drawn from `key`, in batches of at most `batch_size` whose sizes differ by one at most."""
+    """All examples once, in an order drawn from `key`, in batches of `batch_size` at most and of nearly equal size."""
     order = list(range(len(examples)))
     random.Random(key).shuffle(order)
     count = -(-len(order) // batch_size)

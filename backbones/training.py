@@ -92,7 +92,9 @@ class Trainer:
         set_learning_rate(self.optimizer, self.learning_rate if learning_rate is None else learning_rate)
         was_training = self.model.training
         self.model.train()
-        batches = [chunk for epoch in range(epochs) for chunk in shuffled_batches(examples, batch_size, f"{seed}/{epoch}")]
+        batches = [
+            chunk for epoch in range(epochs) for chunk in shuffled_batches(examples, batch_size, f"{seed}/{epoch}")
+        ]
         per_epoch = len(batches) // epochs
         for done, step in enumerate(self._prepared(batches), 1):
             if done == len(batches) - per_epoch + 1:

@@ -125,10 +125,10 @@ class NGPTForCausalLM(Backbone):
         elif isinstance(module, Scale):
             init.constant_(module.weight, module.stored)
 
-    def hidden(self, input_ids, position_ids, mask=None, cache=None, slots=None) -> Tensor:
+    def hidden(self, input_ids, position_ids, mask=None, state=None) -> Tensor:
         h = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, {"rope_theta": self.config.rope_theta}, h)
-        shared = context(position_ids, turns, mask, cache, slots)
+        shared = context(position_ids, turns, mask, state)
         for layer in self.layers:
             h = layer(h, shared)
         return h

@@ -87,10 +87,10 @@ class TransformerForCausalLM(Backbone):
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
 
-    def hidden(self, input_ids, position_ids, mask=None, cache=None, slots=None) -> Tensor:
+    def hidden(self, input_ids, position_ids, mask=None, state=None) -> Tensor:
         x = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
-        shared = context(position_ids, turns, mask, cache, slots)
+        shared = context(position_ids, turns, mask, state)
         for layer in self.layers:
             x = layer(x, shared)
         return self.norm(x)

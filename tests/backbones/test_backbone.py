@@ -50,10 +50,10 @@ def test_training_compiles_without_a_break(model, dynamic):
 @torch.no_grad()
 def test_a_cached_step_compiles_and_writes_the_cache(model):
     torch._dynamo.reset()
-    ids, now, mask = tokens(3, 1), torch.full((3, 1), 4), (torch.arange(8) <= 4).expand(3, 1, 1, 8)
+    ids, now = tokens(3, 1), torch.full((3, 1), 4)
     call = torch.compile(model.hidden, backend="aot_eager", fullgraph=True)
-    caches = [model.new_cache(3, 8) for _ in range(2)]
-    compiled, eager = (f(ids, now, mask, cache, now) for f, cache in zip((call, model.hidden), caches, strict=True))
+    caches = [model.new_state(3, 8) for _ in range(2)]
+    compiled, eager = (f(ids, now, state=cache) for f, cache in zip((call, model.hidden), caches, strict=True))
     torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-5)
     torch.testing.assert_close(caches[0].keys, caches[1].keys, rtol=0, atol=1e-5)
     assert caches[0].keys[:, :, :, 4].count_nonzero() > 0
@@ -61,11 +61,11 @@ def test_a_cached_step_compiles_and_writes_the_cache(model):
 
 
 @torch.no_grad()
-def test_new_cache_follows_the_model_unless_told_otherwise(model):
-    cache = model.bfloat16().new_cache(5, 7)
+def test_a_new_state_follows_the_model_unless_told_otherwise(model):
+    cache = model.bfloat16().new_state(5, 7)
     assert cache.keys.shape == cache.values.shape == (2, 5, 2, 7, 8)
     assert (cache.length, cache.keys.dtype) == (7, torch.bfloat16)
-    assert model.new_cache(1, 1, dtype=torch.float32).values.dtype == torch.float32
+    assert model.new_state(1, 1, dtype=torch.float32).values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"use_cache": False}])
@@ -107,27 +107,25 @@ def test_embeddings_are_found_by_hugging_face_tools(model):
     assert model.get_output_embeddings() is model.lm_head
 
 
-@pytest.mark.parametrize("missing", ["mask", "slots"])
-def test_a_static_cache_without_mask_or_slots_is_refused(model, missing):
+def test_a_mask_beside_a_state_is_refused(model):
     ids = tokens(1, 3)
-    given = {"mask": torch.ones(1, 1, 3, 4, dtype=torch.bool), "slots": positions(ids), missing: None}
-    with pytest.raises(ValueError, match="needs `mask`"):
-        model.hidden(ids, positions(ids), cache=model.new_cache(1, 4), **given)
+    with pytest.raises(ValueError, match="takes no mask"):
+        model.hidden(ids, positions(ids), torch.ones(1, 1, 3, 4, dtype=torch.bool), model.new_state(1, 4))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 @torch.no_grad()
 def test_the_device_computes_what_the_cpu_does_with_and_without_a_cache(model, dtype, tolerance):
-    ids, slots = tokens(5, 20), torch.arange(27, device="cuda")
+    ids = tokens(5, 20)
     expected = model.hidden(ids, positions(ids))
     model.to("cuda", dtype)
     there = ids.cuda()
     at = positions(there).cuda()
-    cache = model.new_cache(5, 27)
-    found = [model.hidden(there[:, :16], at[:, :16], (slots <= at[:, :16, None])[:, None], cache, at[:, :16])]
+    state = model.new_state(5, 27)
+    found = [model.hidden(there[:, :16], at[:, :16], state=state)]
     for now in at[:, 16:, None].unbind(1):
-        found.append(model.hidden(there.gather(1, now), now, (slots <= now[..., None])[:, None], cache, now))
+        found.append(model.hidden(there.gather(1, now), now, state=state))
     for hidden in (torch.cat(found, 1), model.hidden(there, at)):
         error = (hidden.float().cpu() - expected).norm(dim=-1) / expected.norm(dim=-1)
         assert error.max() < tolerance

@@ -67,13 +67,13 @@ class Table(nn.Module):
         self.rows = torch.stack(rows)
         self.config = SimpleNamespace(vocab_size=self.rows.shape[1])
 
-    def hidden(self, input_ids, position_ids, mask=None, cache=None, slots=None):
+    def hidden(self, input_ids, position_ids, mask=None, state=None):
         return self.rows[position_ids]
 
     def logits(self, hidden):
         return hidden
 
-    def new_cache(self, batch, length, device=None, dtype=None):
+    def new_state(self, batch, length, device=None, dtype=None):
         return KVCache(*torch.zeros(2, 1, batch, 1, length, 1))
 
 
@@ -146,7 +146,9 @@ def test_other_seeds_give_other_answers_to_one_prompt(lm):
 def test_a_prompt_is_read_once_and_equal_requests_are_computed_once(lm, model, monkeypatch):
     shapes = []
     hidden = model.hidden
-    monkeypatch.setattr(model, "hidden", lambda ids, *rest: shapes.append(tuple(ids.shape)) or hidden(ids, *rest))
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, *rest, **named: shapes.append(tuple(ids.shape)) or hidden(ids, *rest, **named)
+    )
     request = Request(tokens=(5, 6, 7), sampling=Sampling(max_tokens=2))
     answers = lm.generate([request.with_seed(seed) for seed in (1, 2, 3, 3, 3)])
     assert shapes[0] == (1, 3)
@@ -157,7 +159,9 @@ def test_a_prompt_is_read_once_and_equal_requests_are_computed_once(lm, model, m
 def test_greedy_requests_are_equal_whatever_their_seed(lm, model, monkeypatch):
     rows = []
     hidden = model.hidden
-    monkeypatch.setattr(model, "hidden", lambda ids, *rest: rows.append(ids.shape[0]) or hidden(ids, *rest))
+    monkeypatch.setattr(
+        model, "hidden", lambda ids, *rest, **named: rows.append(ids.shape[0]) or hidden(ids, *rest, **named)
+    )
     lm.generate(
         [Request(tokens=(5, 6), sampling=Sampling(temperature=0.0, max_tokens=3), seed=seed) for seed in range(7)]
     )

@@ -180,10 +180,10 @@ def test_scales_start_at_their_published_values():
 def test_cached_steps_equal_one_pass(kv_heads):
     net, ids = model(num_key_value_heads=kv_heads), tokens(2, 6)
     expected = net.hidden(ids, positions(ids))
-    cache, slots = net.new_cache(2, 8), torch.arange(8)
+    state = net.new_state(2, 8)
     for step in range(6):
         now = torch.full((2, 1), step)
-        hidden = net.hidden(ids[:, step : step + 1], now, (slots <= step).expand(2, 1, 1, 8), cache, now)
+        hidden = net.hidden(ids[:, step : step + 1], now, state=state)
         torch.testing.assert_close(hidden[:, 0], expected[:, step], rtol=0, atol=1e-6)
 
 

@@ -110,30 +110,26 @@ def test_cached_steps_equal_one_pass(kv_heads):
     """Prefill of rows of different lengths, then one token at a time, each row writing its own slots."""
     model, ids, lengths = control(num_key_value_heads=kv_heads), tokens(3, 10), torch.tensor([4, 6, 1])
     expected = model.logits(model.hidden(ids, positions(ids)))
-    cache = model.new_cache(3, 12)
-    slots = torch.arange(12)
+    state = model.new_state(3, 12)
     prompt = positions(ids[:, :6])
-    mask = (slots <= prompt[..., None])[:, None]
-    logits = model.logits(model.hidden(ids[:, :6], prompt, mask, cache, prompt))
+    logits = model.logits(model.hidden(ids[:, :6], prompt.where(prompt < lengths[:, None], -1), state=state))
     for row, length in enumerate(lengths):
         torch.testing.assert_close(logits[row, :length], expected[row, :length], rtol=0, atol=1e-5)
     for step in range(4):
         now = (lengths + step)[:, None]
-        mask = (slots <= now[..., None])[:, None]
-        logits = model.logits(model.hidden(ids.gather(1, now), now, mask, cache, now))
+        logits = model.logits(model.hidden(ids.gather(1, now), now, state=state))
         torch.testing.assert_close(logits[:, 0], expected[torch.arange(3), now[:, 0]], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_selected_cache_continues_each_copy_alone():
     model, ids = control(), tokens(2, 5)
-    cache = model.new_cache(2, 8)
-    at = positions(ids)
-    model.hidden(ids, at, (torch.arange(8) <= at[..., None])[:, None], cache, at)
+    cache = model.new_state(2, 8)
+    model.hidden(ids, positions(ids), state=cache)
     fan = cache.select(torch.tensor([1, 0, 1]))
     new = torch.tensor([[7], [8], [9]])
     now = torch.full((3, 1), 5)
-    hidden = model.hidden(new, now, (torch.arange(8) <= 5).expand(3, 1, 1, 8), fan, now)
+    hidden = model.hidden(new, now, state=fan)
     whole = torch.cat((ids[[1, 0, 1]], new), 1)
     torch.testing.assert_close(hidden[:, 0], model.hidden(whole, positions(whole))[:, -1], rtol=0, atol=1e-5)
     assert cache.keys[:, :, :, 5:].count_nonzero() == 0, "select must copy"
