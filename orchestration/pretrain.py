@@ -60,6 +60,8 @@ class PretrainConfig(BaseModel):
     """Held-out prompts of each role in the report written beside the weights."""
     tokenizer: Path | None = None
     """Folder of an existing tokenizer to use instead of training one."""
+    corpus: Path | None = None
+    """A file that `nlrl corpus` wrote, read once instead of generating examples; it needs its `tokenizer`, too."""
 
 
 def load_pretrain_config(path: Path, **overrides: Any) -> PretrainConfig:
@@ -121,8 +123,7 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
         peak_lr=config.peak_lr, warmup=config.warmup, betas=config.betas, weight_decay=config.weight_decay,
         seed=config.seed, workers=config.workers,
     )  # fmt: skip
-    corpus = CorpusSettings(config.game, config.facts)
-    stream = partial(_stream_for, tokenizer, corpus)
+    stream = _stream(config, tokenizer)
     metrics = pretrain(model, tokenizer, stream, settings, lambda line: log.info("%s", line))
     save(model, tokenizer, config.out)
     report = {"config": json.loads(config.model_dump_json()), "training": _plain(metrics), "roles": {}}
@@ -137,6 +138,43 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
 def write_report(folder: Path, report: dict[str, Any]) -> None:
     """Writes `report.json` beside the weights."""
     (folder / "report.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def write_corpus(config: PretrainConfig, out: Path, count: int, workers: int) -> int:
+    """Trains the config's tokenizer (saved to `out` with the suffix `.tokenizer`) and writes the first examples of its
+    corpus to `out`: the same work for every model that is then pretrained on them. Returns how many there are."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+    from tempfile import TemporaryDirectory
+
+    from nlrl.backbones.token_file import write_examples
+
+    tokenizer = make_tokenizer(config)
+    tokenizer.save_pretrained(out.with_suffix(".tokenizer"))
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(workers, get_context("fork")) as pool:
+        parts = [Path(folder) / f"{worker}.npz" for worker in range(workers)]
+        write = partial(_write_part, config, tokenizer, -(-count // workers), workers)
+        list(pool.map(write, parts, range(workers)))
+        return write_examples(out, parts)
+
+
+def _write_part(config: PretrainConfig, tokenizer: Any, count: int, workers: int, part: Path, worker: int) -> None:
+    from nlrl.backbones.token_file import write_part
+
+    corpus = CorpusSettings(config.game, config.facts)
+    write_part(part, islice(token_stream(tokenizer, corpus, worker, workers, config.seed), count))
+
+
+def _stream(config: PretrainConfig, tokenizer: Any) -> Any:
+    """Where the examples come from: a file or the generators. (worker, workers, seed) -> that worker's."""
+    if config.corpus is None:
+        return partial(_stream_for, tokenizer, CorpusSettings(config.game, config.facts))
+    if config.tokenizer is None:
+        raise NLRLError("corpus: name the corpus's own `tokenizer`, too: its tokens are already numbers")
+    from nlrl.backbones.token_file import read_examples
+
+    path = config.corpus
+    return lambda worker, workers, seed: read_examples(path, worker, workers)
 
 
 def _stream_for(tokenizer: Any, corpus: CorpusSettings, worker: int, num_workers: int, seed: int) -> Iterator[Any]:
