@@ -30,6 +30,9 @@ def playthrough(game: Game[Any], seed: int) -> str:
         state = step.state
     else:
         parts.append(_describe(game, state))
+        if not game.is_terminal(state):
+            parts.append(f"Cut after {game.max_length} actions; truncation reward {game.truncation_reward}")
+            totals = [total + game.truncation_reward for total in totals]
     return "\n\n".join([*parts, f"Sum of rewards: {tuple(totals)}"]) + "\n"
 
 
@@ -46,13 +49,23 @@ def _head(game: Game[Any], seed: int) -> str:
 
 
 def _describe(game: Game[Any], state: Any) -> str:
-    lines = [game.to_text(state), f"state: {state}"]
+    lines = [game.to_text(state), *_observations(game, state), f"state: {state}"]
     if game.is_terminal(state):
         lines.append(f"terminal; returns {game.returns(state)}")
     else:
         moves = " ".join(game.action_text(state, action) for action in game.legal_actions(state))
         lines.append(f"to move: {game.player_names[game.current_player(state)]}; legal: {moves}")
     return "\n".join(lines)
+
+
+def _observations(game: Game[Any], state: Any) -> list[str]:
+    """What each player is told, where that is not the whole state."""
+    told = [(name, game.observation_text(state, player)) for player, name in enumerate(game.player_names)]
+    return [f"{name} is told:\n{_indented(text)}" for name, text in told if text != game.to_text(state)]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.split("\n"))
 
 
 if __name__ == "__main__":
