@@ -5,80 +5,33 @@
 2. `Oracle` is what every game offers: the value of best play, the best moves, the regret of a move. `TabularOracle`
    computes it, and the value of any given policy, best responses and outcome probabilities, for games small enough to
    enumerate.
-3. Where states can recur (mazes), a value is that with `max_length` actions left to play.
+3. A value is that with `max_length` actions left to play. Further on in a game that is cut there (mazes, lakes) fewer
+   are left and values differ: `at_horizon` has those. Where every game ends by its own rules they are the same.
 4. A policy need not be given everywhere. A value that depends on a state where it is not given is NaN; a scalar result
    that does is a ValueError.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nlrl.envs.distances import forced_distances
 from nlrl.envs.game import Game
-from nlrl.envs.state_table import Floats, Policy, StateTable, state_table
+from nlrl.envs.state_table import Floats, Policy, state_table
+from nlrl.envs.values import TOLERANCE, Oracle, Values
+
+__all__ = ["Objective", "Oracle", "Outcome", "Response", "TabularOracle", "Values", "oracle_for"]
 
 State = TypeVar("State", bound=Hashable)
 Mask = NDArray[np.bool_]
 Backup = Callable[[Floats], Floats]
 """From values of pairs to values of states."""
 Objective = Literal["return", "wins"]
-_TOLERANCE = 1e-9
-"""Values closer than this are equal: sums of a few hundred probabilities differ by less."""
-
-
-class Oracle(ABC, Generic[State]):
-    """Exact values of one way to play."""
-
-    game: Game[State]
-
-    @abstractmethod
-    def q_values(self, state: State) -> dict[int, float]:
-        """Legal action -> expected return from here on, from the mover's view. Empty in a terminal state."""
-
-    @abstractmethod
-    def value(self, state: State) -> float:
-        """Expected return from here on, from the mover's view. 0 in a terminal state."""
-
-    def best_actions(self, state: State) -> tuple[int, ...]:
-        """The legal actions of the highest value, in increasing order; empty in a terminal state."""
-        q_values = self.q_values(state)
-        best = max(q_values.values(), default=0.0)
-        return tuple(action for action, q in q_values.items() if q >= best - _TOLERANCE)
-
-    def regret(self, state: State, action: int) -> float:
-        """How much less than the best action this one is worth (at least 0).
-
-        Raises:
-            ValueError: the action is not legal.
-        """
-        q_values = self.q_values(state)
-        if action not in q_values:
-            raise ValueError(f"{self.game.spec}: action {action!r} is illegal in {state}; legal: {tuple(q_values)}")
-        return max(q_values.values()) - q_values[action]
-
-
-class Values(Oracle[State]):
-    """Values of all states (`v`, shape (states,)) and pairs (`q`, shape (pairs,)) of a table, from the mover's view."""
-
-    def __init__(self, table: StateTable[State], v: Floats, q: Floats):
-        self.game, self.table, self.v, self.q = table.game, table, v, q
-
-    def value(self, state: State) -> float:
-        return float(self.v[self.table.row_of(state)])
-
-    def q_values(self, state: State) -> dict[int, float]:
-        pairs = self.table.pairs_of(state)
-        return dict(zip(self.table.pair_action[pairs].tolist(), self.q[pairs].tolist(), strict=True))
-
-    def at_start(self, player: int) -> float:
-        """The mean value of the initial states, from `player`'s view."""
-        initial = self.table.initial
-        return float(np.mean(self.v[initial] * np.where(self.table.player[initial] == player, 1.0, -1.0)))
 
 
 class Outcome(NamedTuple):
@@ -117,17 +70,35 @@ class TabularOracle(Values[State]):
         self._sign = np.where(self.table.player == 1, -1.0, 1.0)
         self._pair_player = self.table.player[self.table.pair_state]
         self._pair_sign = self._sign[self.table.pair_state]
-        optimal = self._sweep(lambda q: self._sign * self.table.max_actions(self._pair_sign * q), self.table.reward)
+        optimal = self._sweep(self._best_play, game.max_length)
         super().__init__(self.table, optimal.v, optimal.q)
+        self._horizons: dict[int, Values[State]] = {game.max_length: self}
 
     # -- values --------------------------------------------------------------------------------------------------------
-    def policy_value(self, policy: Policy, opponent: Policy | None = None, seat: int = 0) -> Values[State]:
-        """V^pi and Q^pi of `policy` playing `seat` and `opponent` playing the other one (None: `policy` plays both).
+    def at_horizon(self, steps_left: int) -> Values[State]:
+        """Best play with `steps_left` actions left (kept once computed). With none left no action has a value: NaN.
 
         Raises:
-            ValueError: a policy is not a distribution over legal moves.
+            ValueError: `steps_left` is not from 0 to `max_length`.
         """
-        return self._sweep(self._follow(self._joint(policy, opponent, seat)), self.table.reward)
+        self._require_steps(steps_left)
+        if steps_left not in self._horizons:
+            self._horizons[steps_left] = self._sweep(self._best_play, steps_left)
+        return self._horizons[steps_left]
+
+    def policy_value(
+        self, policy: Policy, opponent: Policy | None = None, seat: int = 0, steps_left: int | None = None
+    ) -> Values[State]:
+        """V^pi and Q^pi of `policy` playing `seat` and `opponent` playing the other one (None: `policy` plays both).
+
+        They are values with `steps_left` actions left (None: `max_length`).
+
+        Raises:
+            ValueError: a policy is not a distribution over legal moves; `steps_left` is not from 0 to `max_length`.
+        """
+        steps_left = self.game.max_length if steps_left is None else steps_left
+        self._require_steps(steps_left)
+        return self._sweep(self._follow(self._joint(policy, opponent, seat)), steps_left)
 
     def best_response(self, opponent: Policy, seat: int, objective: Objective = "return") -> Response:
         """The best that `seat` can do against `opponent` in the other seat.
@@ -139,9 +110,9 @@ class TabularOracle(Values[State]):
         """
         mine = self._pair_player == seat
         theirs = np.where(mine, 0.0, self.table.probabilities(opponent))
-        values = self._respond(theirs, seat, self._win_reward(seat) if objective == "wins" else self.table.reward)
+        values = self._respond(theirs, seat, objective)
         highest = values.v[self.table.pair_state]
-        best = np.where(mine & ~np.isnan(highest), values.q >= highest - _TOLERANCE, np.nan)
+        best = np.where(mine & ~np.isnan(highest), values.q >= highest - TOLERANCE, np.nan)
         return Response(best / self.table.sum_actions(best)[self.table.pair_state], values)
 
     def exploitability(self, policy: Policy) -> float:
@@ -199,12 +170,40 @@ class TabularOracle(Values[State]):
         first, second = self.outcome(policy, opponent), self.outcome(opponent, policy)
         return Outcome((first.win + second.loss) / 2, (first.draw + second.draw) / 2, (first.loss + second.win) / 2)
 
+    def distance(self, state: State) -> int | None:
+        """Actions to the end when both sides make only best moves, fast or slowly as it suits them.
+
+        A player with a positive value to come makes the best move that ends the game soonest, any other player the one
+        that ends it latest; so a drawn game lasts as long as either can make it. None where a player who gains nothing
+        by ending need never end, and in all games with chance.
+        """
+        distance = self._distances[self.table.row_of(state)]
+        return int(distance) if np.isfinite(distance) else None
+
+    @cached_property
+    def _distances(self) -> Floats:
+        return forced_distances(self.table, self.v > TOLERANCE, self.q >= self.v[self.table.pair_state] - TOLERANCE)
+
     # -- machinery: values inside are player 0's -----------------------------------------------------------------------
-    def _sweep(self, backup: Backup, reward: Floats) -> Values[State]:
-        """Backs up `max_length` times, or until nothing changes; without cycles that is exact for every state."""
-        table = self.table
-        v, q = np.zeros(len(table.states)), np.zeros(len(table.pair_state))
-        for _ in range(table.game.max_length):
+    def _best_play(self, q: Floats) -> Floats:
+        return self._sign * self.table.max_actions(self._pair_sign * q)
+
+    def _require_steps(self, steps_left: int) -> None:
+        if not 0 <= steps_left <= self.game.max_length:
+            allowed = f"from 0 to {self.game.max_length}"
+            raise ValueError(f"{self.game.spec}: steps_left must be {allowed}, not {steps_left}")
+
+    def _sweep(self, backup: Backup, steps: int, wins_of: int | None = None) -> Values[State]:
+        """Backs up `steps` times, or until nothing changes; without cycles that is exact for every state.
+
+        `wins_of` a seat counts its wins instead of returns.
+        """
+        table, cut = self.table, 0.0
+        if wins_of is None and table.game.num_players == 1:
+            cut = table.game.truncation_reward
+        reward = table.reward if wins_of is None else self._win_reward(wins_of)
+        v, q = np.where(table.player < 0, 0.0, cut), np.full(len(table.pair_state), np.nan)
+        for _ in range(steps):
             q = table.expect(reward + v[table.outcome_next])
             before, v = v, backup(q)
             if np.array_equal(before, v, equal_nan=True):
@@ -215,11 +214,15 @@ class TabularOracle(Values[State]):
         """Averages with `probs`. A move that is never made counts nothing, even where its value is unknown."""
         return lambda q: self.table.sum_actions(np.where(probs == 0, 0.0, probs * q))
 
-    def _respond(self, theirs: Floats, seat: int, reward: Floats) -> Values[State]:
+    def _respond(self, theirs: Floats, seat: int, objective: Objective) -> Values[State]:
         """Values when `seat` makes its best moves and the other seat follows `theirs`."""
         sign, follow = (1.0, -1.0)[seat], self._follow(theirs)
         choosing = self.table.player == seat
-        return self._sweep(lambda q: np.where(choosing, sign * self.table.max_actions(sign * q), follow(q)), reward)
+        return self._sweep(
+            lambda q: np.where(choosing, sign * self.table.max_actions(sign * q), follow(q)),
+            self.game.max_length,
+            wins_of=seat if objective == "wins" else None,
+        )
 
     def _win_reward(self, seat: int) -> Floats:
         """(outcomes,) player 0's reward where only a win of `seat` pays: 1 to the winner, -1 to the other."""
@@ -249,5 +252,5 @@ def oracle_for(game: Game[State]) -> Oracle[State]:
     """
     key = (type(game), game.spec)
     if key not in _oracles:
-        _oracles[key] = TabularOracle(game)
+        _oracles[key] = game.make_oracle()
     return _oracles[key]
