@@ -6,3 +6,7 @@ class NLRLError(Exception):
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+class GameError(NLRLError, ValueError):
+    """A game that cannot be: no such game or parameter, a size out of range, an unknown layout."""

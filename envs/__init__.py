@@ -10,14 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nlrl.envs.adapters import register_when_imported
 from nlrl.envs.game import Game, Step
 from nlrl.envs.random import Rng
 from nlrl.envs.spec import parse_call
-from nlrl.errors import NLRLError
+from nlrl.errors import GameError, NLRLError
 
-__all__ = ["Game", "Rng", "Step", "make", "make_from_spec", "names", "register"]
+__all__ = ["Game", "Rng", "Step", "make", "make_from_spec", "names", "register", "to_pettingzoo"]
 
 _factories: dict[str, str | Callable[..., Game[Any]]] = {
+    "breakthrough": "nlrl.envs.breakthrough:Breakthrough",
+    "frozen_lake": "nlrl.envs.frozen_lake:FrozenLake",
+    "maze": "nlrl.envs.maze:Maze",
     "tictactoe": "nlrl.envs.tictactoe:TicTacToe",
 }
 
@@ -44,24 +48,30 @@ def make(name: str, **params: Any) -> Game[Any]:
     """The game `name` with `params`.
 
     Raises:
-        NLRLError: there is no such game, or it has no such parameter; the message lists those it has.
+        GameError: there is no such game, it has no such parameter, or the parameter's type or value is wrong; the
+            message says what is allowed.
     """
     if name not in _factories:
-        raise NLRLError(f"unknown game {name!r}; known: {', '.join(names())}")
+        raise GameError(f"unknown game {name!r}; known: {', '.join(names())}")
     factory = _resolve(name)
     _require_params(name, factory, params)
-    return factory(**params)
+    try:
+        return factory(**params)
+    except GameError:
+        raise
+    except ValueError as error:
+        raise GameError(f"{name}: {error}") from error
 
 
 def make_from_spec(spec: str) -> Game[Any]:
     """The game that `Game.spec` names: `tictactoe`, `breakthrough(rows=5,columns=5)`.
 
     Raises:
-        NLRLError: as `make`; or the spec is malformed.
+        GameError: as `make`. NLRLError: the spec is malformed.
     """
     name, args, kwargs = parse_call(spec)
     if args:
-        raise NLRLError(f"{spec!r}: {args[0]!r} needs a name; write `{name}(key=value,...)`")
+        raise GameError(f"{spec!r}: {args[0]!r} needs a name; write `{name}(key=value,...)`")
     return make(name, **kwargs)
 
 
@@ -84,7 +94,36 @@ def _require_params(name: str, factory: Callable[..., Game[Any]], params: dict[s
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature)
     unknown = [key for key in params if key not in known]
     if unknown and not takes_any:
-        raise NLRLError(f"game {name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
+        raise GameError(f"game {name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known) or 'none'}")
     missing = [key for key, p in known.items() if p.default is p.empty and key not in params]
     if missing:
-        raise NLRLError(f"game {name!r} needs the parameter {missing[0]!r}; it has: {', '.join(known)}")
+        raise GameError(f"game {name!r} needs the parameter {missing[0]!r}; it has: {', '.join(known)}")
+    _require_types(name, factory, params)
+
+
+def _require_types(name: str, factory: Callable[..., Game[Any]], params: dict[str, Any]) -> None:
+    """Holds parameters to the factory's annotations: `rows=five` or `rows=5.5` is refused, not rounded."""
+    from typing import get_type_hints
+
+    hints = get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+    typed = {key: hints[key] for key in params if key in hints}
+    if not typed:
+        return
+    from pydantic import TypeAdapter, ValidationError
+
+    for key, hint in typed.items():
+        try:
+            TypeAdapter(hint).validate_python(params[key], strict=True)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise GameError(f"game {name!r}: {key} cannot be {params[key]!r}: {reason}") from None
+
+
+def to_pettingzoo(game: Game[Any], **options: Any) -> Any:
+    """`game` as a PettingZoo `AECEnv`; options as in `nlrl.envs.adapters.pettingzoo.to_pettingzoo`."""
+    from nlrl.envs.adapters import pettingzoo  # the library is imported when it is used
+
+    return pettingzoo.to_pettingzoo(game, **options)
+
+
+register_when_imported()

@@ -44,6 +44,8 @@ class Game(ABC, Generic[State]):
     """Smallest and largest return, so that an evaluation in [-1, 1] can be read as a return."""
     player_names: tuple[str, ...]
     """What the players are called in text, first mover first."""
+    truncation_reward: float = 0.0
+    """What each player is paid on top when a game is cut at `max_length` before its rules end it."""
 
     @property
     @abstractmethod
@@ -106,10 +108,40 @@ class Game(ABC, Generic[State]):
         agree.
         """
 
+    def invalid_step(self, state: State) -> Step[State] | None:
+        """What a reply that names no legal action does, after all retries: None is a forfeit (every board game)."""
+        return None
+
+    def heuristic(self, state: State) -> float:
+        """A guess at the value of a position, from the view of the player to move, for searches that must stop there.
+
+        In `value_range`, and better strictly inside it, so that a win in sight beats any guess. 0 unless a game knows
+        something cheap about itself, such as who has more pieces and how far they are.
+        """
+        return 0.0
+
+    # -- exact values --------------------------------------------------------------------------------------------------
+    def make_oracle(self) -> Any:
+        """An `nlrl.envs.oracle.Oracle` of this game; `oracle_for` keeps one per process. By default full tables.
+
+        Raises:
+            NLRLError: the game is too large for the oracle.
+        """
+        from nlrl.envs.oracle import TabularOracle  # numpy only where it is needed
+
+        return TabularOracle(self)
+
     # -- text and pictures ---------------------------------------------------------------------------------------------
     @abstractmethod
     def to_text(self, state: State) -> str:
-        """The board as people read it (several lines, no trailing newline), without side to move or legal moves."""
+        """The board as people read it (several lines, no trailing newline), without legal moves.
+
+        It names the side to move only where the pieces do not tell it.
+        """
+
+    def observation_text(self, state: State, player: int) -> str:
+        """What `player` may know of the state; all of it, unless the game hides something."""
+        return self.to_text(state)
 
     @abstractmethod
     def parse_text(self, text: str) -> State:

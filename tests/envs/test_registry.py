@@ -49,6 +49,23 @@ def test_unknown_and_missing_parameters_name_the_known_ones(registry):
         registry.make("tictactoe", rows=3)
 
 
+@pytest.mark.parametrize(("key", "value"), [("rows", "five"), ("rows", 5.5), ("rows", True), ("layout", 3)])
+def test_parameters_of_another_type_are_refused_by_name(registry, key, value):
+    registry.register("sized", Sized)
+    with pytest.raises(ValueError, match=rf"game 'sized': {key} cannot be {value!r}"):
+        registry.make("sized", **{"rows": 3, key: value})
+
+
+def test_a_value_that_the_game_refuses_is_both_errors(registry):
+    def factory(rows: int):
+        raise ValueError(f"rows is {rows}; it must be 3 to 8")
+
+    registry.register("refusing", factory)
+    for kind in (ValueError, NLRLError):
+        with pytest.raises(kind, match="refusing: rows is 9; it must be 3 to 8"):
+            registry.make("refusing", rows=9)
+
+
 def test_specs_remake_games_with_their_parameters(registry):
     registry.register("sized", Sized)
     game = registry.make_from_spec(" sized( layout=double_t, rows=5 ) ")
