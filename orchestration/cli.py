@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -81,6 +81,21 @@ def pretrain_command(
     print_json(data=report, default=str)
 
 
+@app.command(name="corpus")
+def corpus_command(config: Where[Path], out: Path, count: int = 1_000_000, workers: int = 4) -> None:
+    """Writes pretraining examples to a file, so that several models can be pretrained on the very same ones.
+
+    Args:
+        config: a file of configs/pretrain; its game, facts, vocabulary and seed are used.
+        out: the file; the tokenizer goes beside it.
+        count: examples.
+        workers: processes that generate.
+    """
+    from nlrl.orchestration.pretrain import load_pretrain_config, write_corpus
+
+    print(f"{out}: {write_corpus(load_pretrain_config(config), out, count, workers):,} examples")
+
+
 @app.command(name="study")
 def study_command(
     model: Where[str] = "transformer-base", prompts: int = 1000, seed: int = 1, facts: bool = True
@@ -111,6 +126,38 @@ def solve_command(game: Where[str], state: Where[str] = "") -> None:
     from nlrl.orchestration.solve import solution
 
     show(solution(game, state))
+
+
+@app.command(name="check")
+def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
+    """Holds a game to every promise of the platform: rules, text, seeds, independence, pictures.
+
+    Args:
+        game: the game, as in `breakthrough(rows=5,columns=5)`; one of your own as `my_package.my_module:MyGame`.
+        games: random games played.
+        seed: of the games.
+    """
+    from nlrl.orchestration.check_game import check_table
+
+    table, broken = check_table(game, games, seed)
+    show(table)
+    if broken:
+        raise NLRLError(f"{game} breaks {broken} promise(s)")
+
+
+@app.command(name="bench")
+def bench_command(
+    what: Where[Literal["envs", "tictactoe", "conformance"]], rest: tyro.conf.Positional[tuple[str, ...]] = ()
+) -> None:
+    """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
+
+    Args:
+        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs).
+        rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
+    """
+    from importlib import import_module
+
+    import_module(f"nlrl.benchmarks.{what}").main(list(rest))
 
 
 @app.command(name="play")

@@ -201,9 +201,9 @@ class ForgetsItsParameter(Broken):
 )
 def test_a_broken_promise_is_caught_and_named(make, promise):
     with pytest.raises(AssertionError, match=promise):
-        check_game(make, games=10)
+        check_game(make, games=10, workers=0)
 
 
 def test_the_message_holds_the_state():
     with pytest.raises(AssertionError, match=r"in state TicTacToeState\(o=\d+, x=\d+\)"):
-        check_game(PaysBoth)
+        check_game(PaysBoth, workers=0)
