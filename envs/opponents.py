@@ -1,70 +1,42 @@
 """Players that need no language: what an agent trains against and is measured against.
 
-An `Opponent` plays many games at once (`choose`) and knows its exact distribution over moves (`policy`), so that
-everything it takes part in can be computed instead of sampled. `make_opponent` reads the names that configs and records
-hold:
+`make_opponent` reads the names that configs and records hold:
 
     random                      every legal move alike
     first-move                  the legal move with the lowest number
     minimax                     every move of the highest exact value alike
+    minimax(3)                  every move that looks best alike, looking three moves ahead (`nlrl.envs.alpha_beta`)
+    mcts(1000,100)              Monte Carlo tree search: simulations, random rollouts for each (`nlrl.envs.mcts`)
     epsilon(0.25,minimax)       a random move with probability 0.25, otherwise the inner opponent's
     mixture(1,random,3,minimax) for each move one of the inner opponents, drawn in proportion to the weights
+
+In a game for one player there is nobody to oppose; random, first-move, minimax and what is made of them act there as
+policies to compare with, and the searches refuse it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from nlrl.envs.game import Game
+from nlrl.envs.opponent import Distribution, Opponent, is_number, legal_moves
 from nlrl.envs.random import Rng
-from nlrl.envs.spec import parse_call
+from nlrl.envs.spec import Call, parse_call
 from nlrl.errors import NLRLError
 
-
-@runtime_checkable
-class Opponent(Protocol):
-    """Anything that moves without language."""
-
-    name: str
-
-    def choose(self, states: Sequence[Any], rngs: Sequence[Rng]) -> list[int]:
-        """A legal action for each state, drawn with the generator of the same index and nothing else.
-
-        Raises:
-            LookupError: the opponent has no move in one of the states (it is terminal, or not in a frozen table).
-        """
-        ...
-
-    def policy(self, state: Any) -> Mapping[int, float]:
-        """The distribution that `choose` draws from: action -> probability.
-
-        Raises:
-            LookupError: as `choose`.
-        """
-        ...
-
-
-class Distribution(ABC):
-    """An opponent that is given by its distribution: `choose` samples it, with one draw a move."""
-
-    name: str
-
-    @abstractmethod
-    def policy(self, state: Any) -> Mapping[int, float]: ...
-
-    def choose(self, states: Sequence[Any], rngs: Sequence[Rng]) -> list[int]:
-        return [_draw(self.policy(state), rng) for state, rng in zip(states, rngs, strict=True)]
-
-    def __repr__(self) -> str:
-        return f"<opponent {self.name}>"
-
-
-def _draw(moves: Mapping[int, float], rng: Rng) -> int:
-    """In order of action, so that equal distributions draw alike however their tables were built."""
-    actions = sorted(moves)
-    return actions[rng.weighted([moves[action] for action in actions])]
+__all__ = [
+    "Distribution",
+    "FirstMoveOpponent",
+    "Maker",
+    "MinimaxOpponent",
+    "Mixture",
+    "Opponent",
+    "RandomOpponent",
+    "TabularPolicy",
+    "bound",
+    "make_opponent",
+]
 
 
 class RandomOpponent(Distribution):
@@ -76,11 +48,11 @@ class RandomOpponent(Distribution):
         self._game = game
 
     def policy(self, state: Any) -> dict[int, float]:
-        legal = _legal(self._game, state)
+        legal = legal_moves(self._game, state)
         return dict.fromkeys(legal, 1 / len(legal))
 
-    def choose(self, states: Sequence[Any], rngs: Sequence[Rng]) -> list[int]:
-        return [rng.choice(_legal(self._game, state)) for state, rng in zip(states, rngs, strict=True)]
+    def choose(self, states: Sequence[Any], rngs: Sequence[Rng]) -> Sequence[int | None]:
+        return [rng.choice(legal_moves(self._game, state)) for state, rng in zip(states, rngs, strict=True)]
 
 
 class FirstMoveOpponent(Distribution):
@@ -92,7 +64,7 @@ class FirstMoveOpponent(Distribution):
         self._game = game
 
     def policy(self, state: Any) -> dict[int, float]:
-        return {_legal(self._game, state)[0]: 1.0}
+        return {legal_moves(self._game, state)[0]: 1.0}
 
 
 class MinimaxOpponent(Distribution):
@@ -110,13 +82,13 @@ class MinimaxOpponent(Distribution):
         self._game, self._oracle = game, oracle_for(game)
 
     def policy(self, state: Any) -> dict[int, float]:
-        _legal(self._game, state)
+        legal_moves(self._game, state)
         best = self._oracle.best_actions(state)
         return dict.fromkeys(best, 1 / len(best))
 
 
 class Mixture(Distribution):
-    """For each move one of `parts`, drawn in proportion to its weight."""
+    """For each move one of `parts`, drawn in proportion to its weight. It is exact if all of them are."""
 
     def __init__(self, parts: Sequence[tuple[float, Opponent]], name: str | None = None):
         """Raises:
@@ -125,6 +97,7 @@ class Mixture(Distribution):
         if not parts or any(not 0 < weight < float("inf") for weight, _ in parts):
             raise NLRLError(f"a mixture needs parts with positive weights, not {[weight for weight, _ in parts]}")
         self.name = name or f"mixture({','.join(f'{weight:g},{part.name}' for weight, part in parts)})"
+        self.exact = all(part.exact for _, part in parts)
         total = sum(weight for weight, _ in parts)
         self._parts = [(weight / total, part) for weight, part in parts]
 
@@ -134,6 +107,23 @@ class Mixture(Distribution):
             for action, probability in part.policy(state).items():
                 mixed[action] = mixed.get(action, 0.0) + weight * probability
         return mixed
+
+    def prepare(self, states: Sequence[Any]) -> None:
+        for _, part in self._parts:
+            part.prepare(states)
+
+    def choose(self, states: Sequence[Any], rngs: Sequence[Rng]) -> Sequence[int | None]:
+        if self.exact:
+            self.prepare(states)
+            return super().choose(states, rngs)
+        weights = [weight for weight, _ in self._parts]
+        drawn = [rng.weighted(weights) for rng in rngs]
+        moves: dict[int, int | None] = {}
+        for index, (_, part) in enumerate(self._parts):
+            mine = [i for i, one in enumerate(drawn) if one == index]
+            chosen = part.choose([states[i] for i in mine], [rngs[i] for i in mine])
+            moves.update(zip(mine, chosen, strict=True))
+        return [moves[i] for i in range(len(states))]
 
 
 class TabularPolicy(Distribution):
@@ -156,48 +146,84 @@ class TabularPolicy(Distribution):
             raise LookupError(f"{self.name} has no move in {state}") from None
 
 
-def _legal(game: Game[Any], state: Any) -> tuple[int, ...]:
-    legal = game.legal_actions(state)
-    if not legal:
-        raise LookupError(f"there is no move in the terminal state {state}")
-    return legal
-
-
 # -- names -------------------------------------------------------------------------------------------------------------
-_SIMPLE: dict[str, Callable[[Game[Any]], Opponent]] = {
-    opponent.name: opponent for opponent in (RandomOpponent, FirstMoveOpponent, MinimaxOpponent)
-}
-_KNOWN = (*_SIMPLE, "epsilon(probability,opponent)", "mixture(weight,opponent,weight,opponent,...)")
+Inner = Callable[[str], Opponent]
+Maker = Callable[[Call, Game[Any], Inner], Opponent | None]
+"""Makes an opponent from its parsed name, and those inside it by theirs; None where the arguments do not fit."""
 
 
-def make_opponent(name: str, game: Game[Any]) -> Opponent:
+def make_opponent(name: str, game: Game[Any], others: Mapping[str, Maker] | None = None) -> Opponent:
     """The opponent that `name` describes, for `game`.
+
+    Args:
+        others: further kinds, by how they are written: `agent(folder)`.
 
     Raises:
         NLRLError: no such opponent, or wrong arguments; the message lists what is known.
     """
-    call = parse_call(name)
-    if call.name in _SIMPLE and not call.args and not call.kwargs:
-        return _SIMPLE[call.name](game)
-    if call.name == "epsilon" and len(call.args) == 2 and not call.kwargs:
-        return _epsilon(call.args[0], make_opponent(str(call.args[1]), game), game)
-    if call.name == "mixture" and len(call.args) >= 2 and len(call.args) % 2 == 0 and not call.kwargs:
-        weights = [_number(weight, name) for weight in call.args[::2]]
-        parts = [make_opponent(str(part), game) for part in call.args[1::2]]
-        return Mixture(list(zip(weights, parts, strict=True)))
-    raise NLRLError(f"unknown opponent {name!r}; known: {', '.join(_KNOWN)}")
+    makers, call = _MAKERS | dict(others or {}), parse_call(name)
+    for usage, make in makers.items():
+        if usage.partition("(")[0] == call.name:
+            opponent = make(call, game, lambda inner: make_opponent(inner, game, others))
+            if opponent is not None:
+                return opponent
+    raise NLRLError(f"unknown opponent {name!r}; known: {', '.join(makers)}")
 
 
-def _epsilon(epsilon: Any, inner: Opponent, game: Game[Any]) -> Opponent:
+def _plain(opponent: Callable[[Game[Any]], Opponent]) -> Maker:
+    """A kind without arguments."""
+    return lambda call, game, inner: None if call.args or call.kwargs else opponent(game)
+
+
+def _depth_limited(call: Call, game: Game[Any], inner: Inner) -> Opponent | None:
+    from nlrl.envs.alpha_beta import DepthLimitedMinimax
+
+    arguments = bound(call, ("depth",))
+    return None if arguments is None else DepthLimitedMinimax(game, **arguments)
+
+
+def _mcts(call: Call, game: Game[Any], inner: Inner) -> Opponent | None:
+    arguments = bound(call, ("simulations", "rollouts"), ("uct_c", "solve"))
+    if arguments is None:
+        return None
+    from nlrl.envs.mcts import MCTSOpponent  # OpenSpiel only where it is needed
+
+    return MCTSOpponent(game, **arguments)
+
+
+def bound(call: Call, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The arguments of a call by name, the needed ones also in order; None where they do not fit."""
+    named = dict(zip(needed, call.args, strict=False))
+    fits = len(call.args) <= len(needed) and named.keys().isdisjoint(call.kwargs)
+    arguments = named | call.kwargs
+    return arguments if fits and set(needed) <= arguments.keys() <= {*needed, *optional} else None
+
+
+def _epsilon(call: Call, game: Game[Any], inner: Inner) -> Opponent | None:
     """With probability `epsilon` a uniformly random legal move, else the inner opponent's."""
-    name = f"epsilon({epsilon},{inner.name})"
-    if not 0 <= _number(epsilon, name) <= 1:
+    if len(call.args) != 2 or call.kwargs or not is_number(call.args[0]):
+        return None
+    epsilon, other = call.args[0], inner(str(call.args[1]))
+    name = f"epsilon({epsilon},{other.name})"
+    if not 0 <= epsilon <= 1:
         raise NLRLError(f"{name!r}: the probability of a random move must be from 0 to 1, not {epsilon}")
-    parts = [(epsilon, RandomOpponent(game)), (1 - epsilon, inner)]
+    parts = [(epsilon, RandomOpponent(game)), (1 - epsilon, other)]
     return Mixture([part for part in parts if part[0] > 0], name)
 
 
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise NLRLError(f"{name!r}: {value!r} must be a number; known: {', '.join(_KNOWN)}")
-    return value
+def _mixture(call: Call, game: Game[Any], inner: Inner) -> Opponent | None:
+    weights, parts = call.args[::2], call.args[1::2]
+    if not parts or len(weights) != len(parts) or call.kwargs or not all(map(is_number, weights)):
+        return None
+    return Mixture([(weight, inner(str(part))) for weight, part in zip(weights, parts, strict=True)])
+
+
+_MAKERS: dict[str, Maker] = {
+    "random": _plain(RandomOpponent),
+    "first-move": _plain(FirstMoveOpponent),
+    "minimax": _plain(MinimaxOpponent),
+    "minimax(depth)": _depth_limited,
+    "mcts(simulations,rollouts,uct_c=1.0,solve=True)": _mcts,
+    "epsilon(probability,opponent)": _epsilon,
+    "mixture(weight,opponent,weight,opponent,...)": _mixture,
+}

@@ -8,6 +8,7 @@ from nlrl.envs.opponents import make_opponent
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.diary import probe_list
+from nlrl.orchestration.frozen import agent_maker, describe
 from nlrl.orchestration.players import SELF
 
 
@@ -15,8 +16,8 @@ def check(config: RunConfig) -> None:
     """Tries whatever can be tried without a model.
 
     Raises:
-        NLRLError: the model cannot be trained, no such game, no language for it, no such opponent, an illegal probe;
-            the message names the field.
+        NLRLError: the model cannot be trained, no such game, no language for it, no such opponent (or frozen agent), an
+            illegal probe; the message names the field.
     """
     if not config.model.trainable:
         raise NLRLError(
@@ -29,13 +30,14 @@ def check(config: RunConfig) -> None:
         raise NLRLError(f"game: {error}") from None
     for model in (config.model, config.teacher or config.model):
         Roles(game, model.prompt_style)
+    agents = agent_maker(lambda source: describe(source).frozen(None), config.rollout, config.seed)
     for field, names in (
         ("rollout.opponents", [name for name in config.rollout.opponents if name != SELF]),
         ("evaluation.opponents", config.evaluation.opponents),
     ):
         for name in names:
             try:
-                make_opponent(name, game)
+                make_opponent(name, game, agents)
             except NLRLError as error:
                 raise NLRLError(f"{field}: {error}") from None
     probe_list(config, game)

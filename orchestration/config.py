@@ -83,7 +83,9 @@ class RolloutConfig(Section):
     games: int = Field(default=512, gt=0)
     """Games an iteration; half of them in each seat."""
     opponents: tuple[str, ...] = ("random",)
-    """One is drawn for each game and each continuation: random, first-move, minimax, epsilon(p,name), or self."""
+    """One is drawn for each game and each continuation: random, first-move, minimax, minimax(depth),
+    mcts(simulations,rollouts), epsilon(p,name), mixture(weight,name,...), self, or a frozen agent: agent(runs/first),
+    agent(runs/first,iteration=3), agent(transformer-base,temperature=1)."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the policy in games."""
     samples_per_state: int = Field(default=8, gt=0)
@@ -168,7 +170,8 @@ class EvaluationConfig(Section):
     """Sampled games against each opponent, in seat-swapped pairs on shared seeds; greedy, and again at the
     rollout's temperature."""
     opponents: tuple[str, ...] = ("random", "first-move", "minimax")
-    """Exact outcomes are computed against each, too."""
+    """As in rollout.opponents, without self. Exact outcomes are computed, too, against each whose moves have known
+    probabilities: not against mcts, nor agents with a temperature."""
     value_states: int = Field(default=400, ge=0)
     """Positions whose critic texts are compared with exact values; 0 for all that were visited."""
     probes: tuple[str, ...] = ()

@@ -12,13 +12,11 @@ from nlrl.agents.asking import Reply, ask
 from nlrl.agents.language import number
 from nlrl.agents.roles import Choice, StateInput
 from nlrl.envs.game import Game
-from nlrl.envs.opponents import make_opponent
 from nlrl.envs.oracle import oracle_for
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_atomic
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.exact import action_values
-from nlrl.orchestration.players import SELF
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import CRITIC, Session
 from nlrl.orchestration.stage_folder import Stage
@@ -88,10 +86,8 @@ def _evaluations(session: Session, iteration: int, found: list[Probe]) -> dict[t
 
     game, oracle = session.game, oracle_for(session.game)
     pairs = [(probe.state, action) for probe in found for action in game.legal_actions(probe.state)]
-    exact = {}
-    if iteration:
-        names = session.config.rollout.opponents
-        opponents = [None if name == SELF else make_opponent(name, game) for name in names]
+    exact, opponents = {}, session.exact_opposition()
+    if iteration and opponents is not None:
         exact = action_values(game, read_table(session, iteration), opponents, pairs)
     said = evaluate_moves(session, pairs)
     return {

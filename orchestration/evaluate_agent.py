@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,17 @@ from nlrl.agents.asking import ask
 from nlrl.agents.roles import Roles, StateInput
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs import make_from_spec
-from nlrl.envs.opponents import make_opponent
+from nlrl.envs.game import Game
+from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_json_atomic
-from nlrl.orchestration.config import ModelConfig, RolloutConfig, load_config
+from nlrl.orchestration.config import ModelConfig, RolloutConfig
 from nlrl.orchestration.exact import Turn, mixed_results, reachable_turns, worst_case
-from nlrl.orchestration.models import open_model
+from nlrl.orchestration.frozen import agent_maker, describe, open_frozen, sources
+from nlrl.orchestration.models import agent_config, open_model
 from nlrl.orchestration.worker import PlayJob, RolloutWorker, game_tasks
 
 RESULTS = ("win", "draw", "loss", "forfeit")
-
-
-def agent_config(agent: str, base_url: str = "") -> ModelConfig:
-    """The model config of an agent named on the command line.
-
-    Raises:
-        NLRLError: a run's folder without a finished agent.
-    """
-    if base_url:
-        return ModelConfig(kind="openai", name=agent, base_url=base_url)
-    folder = Path(agent)
-    if (folder / "config.toml").exists():
-        if not (folder / "agent").exists():
-            raise NLRLError(
-                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {agent}/config.toml`"
-            )
-        model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
-        scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
-        place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained}
-        return model.model_copy(update=place)
-    return ModelConfig(name=agent)
 
 
 def evaluate_agent(
@@ -64,14 +45,20 @@ def evaluate_agent(
     for field, value in (("games", games), ("temperature", temperature)):
         if value < 0:
             raise NLRLError(f"{field}: {value} is negative; it must be 0 or more")
+    game, rollout = make_from_spec(spec), RolloutConfig(samples_per_state=max(games, 1), samples_at_start=max(games, 1))
+    unopened = agent_maker(lambda source: describe(source).frozen(None), rollout, seed)
+    for name in opponents:
+        make_opponent(name, game, unopened)  # refuses before a model is opened
     config = agent_config(agent, base_url)
-    model = open_model(config)
+    model, frozen = open_model(config), {source: open_frozen(source) for source in sources(opponents)}
+    worker = RolloutWorker(spec, model, config.prompt_style, config.max_tokens, rollout, seed, frozen)
+    players = {name: worker.opponent(name) for name in opponents}
     figures = {
         "agent": agent,
         "game": spec,
         "temperature": temperature,
-        "sampled": sampled(model, config, spec, opponents, games, temperature, seed),
-        "exact": exact(model, config, spec, opponents) if temperature == 0 and config.trainable else None,
+        "sampled": sampled(worker, model.weight_version, opponents, games, temperature, seed),
+        "exact": exact(model, config, game, players) if temperature == 0 and config.trainable else None,
     }
     if out is not None:
         write_json_atomic(out, figures)
@@ -79,29 +66,22 @@ def evaluate_agent(
 
 
 def sampled(
-    model: LanguageModel,
-    config: ModelConfig,
-    spec: str,
-    opponents: Sequence[str],
-    games: int,
-    temperature: float,
-    seed: int,
+    worker: RolloutWorker, version: str, opponents: Sequence[str], games: int, temperature: float, seed: int
 ) -> dict[str, Any]:
     """Shares of results with intervals, against each opponent."""
     from nlrl.orchestration.stages.evaluation import shares
 
-    rollout = RolloutConfig(samples_per_state=max(games, 1), samples_at_start=max(games, 1))
-    worker = RolloutWorker(spec, model, config.prompt_style, config.max_tokens, rollout, seed)
     figures = {}
     for name in opponents if games else ():
         tasks = game_tasks("eval", seed, 0, f"eval/{name}", games, (name,), paired=True)
-        figures[name] = shares(worker.play(PlayJob(model.weight_version, temperature, tasks)))
+        figures[name] = shares(worker.play(PlayJob(version, temperature, tasks)))
     return figures
 
 
-def exact(model: LanguageModel, config: ModelConfig, spec: str, opponents: Sequence[str]) -> dict[str, Any]:
-    """Exact results of greedy play, by asking in every state that can come up."""
-    game = make_from_spec(spec)
+def exact(
+    model: LanguageModel, config: ModelConfig, game: Game[Any], opponents: Mapping[str, Opponent]
+) -> dict[str, Any]:
+    """Exact results of greedy play against the opponents that are exact, by asking in every state that can come up."""
     role, sampling = Roles(game, config.prompt_style).policy, Sampling(temperature=0.0, max_tokens=config.max_tokens)
     table: dict[Any, Counter[int | None]] = {}
 
@@ -112,7 +92,8 @@ def exact(model: LanguageModel, config: ModelConfig, spec: str, opponents: Seque
         return [list(table[turn.state]) for turn in turns]
 
     reachable_turns(game, choose, [Turn(s, seat, 0) for s in game.initial_states() for seat in range(game.num_players)])
-    results = {name: mixed_results(game, table, make_opponent(name, game))._asdict() for name in opponents}
+    known = {name: opponent for name, opponent in opponents.items() if opponent.exact}
+    results = {name: mixed_results(game, table, opponent)._asdict() for name, opponent in known.items()}
     return {"against": results, "exploitability": worst_case(game, table), "states": len(table)}
 
 
@@ -132,4 +113,6 @@ def _tables(figures: dict[str, Any]) -> list[RenderableType]:
         second.add_column(header, justify="right")
     for name, row in figures["exact"]["against"].items():
         second.add_row(name, *(f"{row[r]:.4f}" for r in RESULTS))
+    if unknown := [name for name in figures["sampled"] if name not in figures["exact"]["against"]]:
+        second.caption = f"known by samples only: {', '.join(unknown)}"
     return [table, second]

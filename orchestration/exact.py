@@ -93,6 +93,20 @@ class ExactPlay:
             self._known[state] = self._walk(state)
         return self._known[state]
 
+    def prepare(self, starts: Iterable[Any]) -> None:
+        """Tells the opponent, one batch a ply, in which states it will be asked when games go on from `starts`."""
+        seen, frontier = set(self._known), dict.fromkeys(starts)
+        while frontier:
+            new = [state for state in frontier if state not in seen and not self.game.is_terminal(state)]
+            seen.update(new)
+            self.opponent.prepare([state for state in new if self.game.current_player(state) != self.seat])
+            frontier = {
+                self.game.apply(state, action).state: None
+                for state in new
+                for action, weight in self._moves(state).items()
+                if weight and action is not None
+            }
+
     def after(self, state: Any, action: int | None) -> Results:
         """Results once `action` is played in `state` (None: the player to move forfeits)."""
         if action is None:
@@ -104,13 +118,16 @@ class ExactPlay:
         if self.game.is_terminal(state):
             value = self.game.returns(state)[self.seat]
             return Results(float(value > 0), float(value == 0), float(value < 0), 0.0)
-        mine = self.game.current_player(state) == self.seat
-        moves = self.table[state] if mine else self.opponent.policy(state)
+        moves = self._moves(state)
         total, out = sum(moves.values()), NOTHING
         for action, weight in moves.items():
             if weight:
                 out = out.plus(self.after(state, action), weight / total)
         return out
+
+    def _moves(self, state: Any) -> Mapping[Any, float]:
+        mine = self.game.current_player(state) == self.seat
+        return self.table[state] if mine else self.opponent.policy(state)
 
 
 class _SelfPlay(ExactPlay):
@@ -119,13 +136,11 @@ class _SelfPlay(ExactPlay):
     def __init__(self, game: Game[Any], table: Table, seat: int):
         super().__init__(game, table, seat, None)  # type: ignore[arg-type]
 
-    def _walk(self, state: Any) -> Results:
-        if self.game.is_terminal(state):
-            return super()._walk(state)
-        moves, out = self.table[state], NOTHING
-        for action, weight in moves.items():
-            out = out.plus(self.after(state, action), weight / sum(moves.values()))
-        return out
+    def prepare(self, starts: Iterable[Any]) -> None:
+        pass
+
+    def _moves(self, state: Any) -> Mapping[Any, float]:
+        return self.table[state]
 
 
 def exact_play(game: Game[Any], table: Table, seat: int, opponent: Opponent | None) -> ExactPlay:
@@ -138,6 +153,7 @@ def mixed_results(game: Game[Any], table: Table, opponent: Opponent | None) -> R
     starts, out = game.initial_states(), NOTHING
     for seat in range(game.num_players):
         played = exact_play(game, table, seat, opponent)
+        played.prepare(starts)
         for start in starts:
             out = out.plus(played.results(start), 1 / (len(starts) * game.num_players))
     return out
@@ -181,14 +197,13 @@ def action_values(
 ) -> dict[tuple[Any, int], float]:
     """Exact Q^pi of the agent for given (state, action) where it is to move, mean over the opponents (each drawn
     per game)."""
-    plays: dict[tuple[int, int], ExactPlay] = {}
-    values = {}
+    by_seat: dict[int, list[tuple[Any, int]]] = {}
     for state, action in pairs:
-        seat, total = game.current_player(state), 0.0
-        for index, opponent in enumerate(opponents):
-            key = (seat, index)
-            if key not in plays:
-                plays[key] = exact_play(game, table, seat, opponent)
-            total += plays[key].after(state, action).value
-        values[(state, action)] = total / len(opponents)
+        by_seat.setdefault(game.current_player(state), []).append((state, action))
+    values: dict[tuple[Any, int], float] = {}
+    for seat, found in by_seat.items():
+        plays = [exact_play(game, table, seat, opponent) for opponent in opponents]
+        for play in plays:
+            play.prepare(game.apply(state, action).state for state, action in found)
+        values |= {pair: sum(play.after(*pair).value for play in plays) / len(plays) for pair in found}
     return values

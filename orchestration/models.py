@@ -1,15 +1,16 @@
-"""Opens the language model that a config describes."""
+"""Opens the language model that a config, or an agent's name, describes."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nlrl.backbones.language_model import LanguageModel
 from nlrl.errors import NLRLError
-from nlrl.orchestration.config import ModelConfig, validated
+from nlrl.orchestration.config import ModelConfig, load_config, validated
 
 
 def resolve_device(device: str) -> str:
@@ -33,6 +34,32 @@ def set_threads(threads: int) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+
+
+def agent_config(agent: str, base_url: str = "") -> ModelConfig:
+    """The model config of an agent named on the command line.
+
+    Raises:
+        NLRLError: a run's folder without a finished agent.
+    """
+    if base_url:
+        return ModelConfig(kind="openai", name=agent, base_url=base_url)
+    folder = Path(agent)
+    if is_run(folder):
+        if not (folder / "agent").exists():
+            raise NLRLError(
+                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {agent}/config.toml`"
+            )
+        model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
+        scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
+        place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained}
+        return model.model_copy(update=place)
+    return ModelConfig(name=agent)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "config.toml").exists()
 
 
 def open_model(config: ModelConfig, threads: int = 0) -> LanguageModel:

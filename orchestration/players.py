@@ -4,7 +4,8 @@
    the first time some game needs it. A game draws among them with its own generator, so its course depends on its
    key alone, and an identical prompt is answered once.
 2. `play` moves all games forward in lock-step: one batch to each kind of player a turn.
-3. A policy that gives no legal answer after its retries forfeits. Nothing is ever replaced by a random move.
+3. A policy, or an opponent that speaks, forfeits where it gives no legal answer after its retries. Nothing is ever
+   replaced by a random move.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def play(
         for name, group in others.items():
             moves = opponents[name].choose([p.state for p in group], [p.rng for p in group])
             for p, move in zip(group, moves, strict=True):
-                _advance(game, p, move)
+                _move_or_forfeit(game, p, move)
         waiting = [p for p in waiting if goes_on(p)]
 
 
@@ -141,13 +142,13 @@ def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_
         player = game.current_player(p.state)
         if keep_replies and player == p.seat:
             p.replies[len(p.actions)] = reply
-        if reply.output is None:
-            p.forfeited_by = player
-        else:
-            _advance(game, p, reply.output.action)
+        _move_or_forfeit(game, p, _action(reply))
 
 
-def _advance(game: Game[Any], p: Play, action: int) -> None:
+def _move_or_forfeit(game: Game[Any], p: Play, action: int | None) -> None:
+    if action is None:
+        p.forfeited_by = game.current_player(p.state)
+        return
     p.actions.append(action)
     p.ply += 1
     p.state = game.apply(p.state, action, p.rng).state

@@ -12,10 +12,13 @@ from nlrl.agents.roles import Roles
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs import make
 from nlrl.envs.game import Game
+from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import derive_seed
 from nlrl.orchestration.cluster import Cluster, Handle
 from nlrl.orchestration.config import ModelConfig, RunConfig
+from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker, describe, read_weights, sources
 from nlrl.orchestration.models import scripted_module
+from nlrl.orchestration.players import SELF
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.server import BASE, PARTS, ModelServer, ServedModel
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
@@ -39,8 +42,11 @@ class Session:
     teacher: LanguageModel
     workers: list[Handle]
     trainer: Handle | None
+    frozen: dict[Source, FrozenModel] = field(default_factory=dict)
+    """Frozen agents among the opponents."""
     versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
     """Which weight version plays which part now; `base` until it is first trained."""
+    _opponents: dict[str, Opponent] = field(default_factory=dict)
 
     @property
     def actor(self) -> ServedModel:
@@ -56,6 +62,18 @@ class Session:
     def seed(self, *keys: int | str) -> int:
         """A seed for a purpose, derived from the run's own."""
         return derive_seed(self.config.name, self.config.seed, *keys)
+
+    def opponent(self, name: str) -> Opponent:
+        """The opponent of that name, made once; it plays as it does in the rollout workers."""
+        if name not in self._opponents:
+            agents = agent_maker(self.frozen.__getitem__, self.config.rollout, self.seed("policy"))
+            self._opponents[name] = make_opponent(name, self.game, agents)
+        return self._opponents[name]
+
+    def exact_opposition(self) -> list[Opponent | None] | None:
+        """The rollout's opponents, None among them for the actor itself; None if one is known by its samples only."""
+        found = [None if name == SELF else self.opponent(name) for name in self.config.rollout.opponents]
+        return found if all(opponent is None or opponent.exact for opponent in found) else None
 
     def sampling(self, temperature: float, expected_number: bool = False) -> Sampling:
         """Sampling for the student."""
@@ -120,7 +138,8 @@ def _start(
     config: RunConfig, folder: RunFolder, cluster: Cluster, game: Game[Any], student_roles: Roles, teacher_roles: Roles
 ) -> Session:
     cores, on_gpu = cores_of(config), _uses_gpu(config)
-    share = 0.5 if on_gpu else 0  # server and trainer take turns on one GPU
+    agents = sources(name for name in (*config.rollout.opponents, *config.evaluation.opponents) if name != SELF)
+    share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
     count = servers_of(config, on_gpu)
     servers = [
         _serve(cluster, config.model, max(1, cores // count), int(1e4 * share / count) / 1e4, f"model-{i}")
@@ -137,8 +156,11 @@ def _start(
         model = config.model
         options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
         trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
+    frozen = {
+        source: _freeze(cluster, config.model, source, cores, share, f"agent-{i}") for i, source in enumerate(agents)
+    }
     session = Session(
-        config, folder, cluster, game, student_roles, teacher_roles, servers, student, teacher, [], trainer
+        config, folder, cluster, game, student_roles, teacher_roles, servers, student, teacher, [], trainer, frozen
     )
     session.workers = [
         cluster.spawn(
@@ -149,6 +171,7 @@ def _start(
             config.model.max_tokens,
             config.rollout,
             session.seed("policy"),
+            frozen,
             num_cpus=0,
             name=f"rollout-{index}",
         )
@@ -160,6 +183,19 @@ def _start(
 def _serve(cluster: Cluster, model: ModelConfig, threads: int, share: float, name: str) -> Handle:
     options = {"num_cpus": 0, "num_gpus": share, "threads": threads, "concurrency": 64, "name": name}
     return cluster.spawn(ModelServer, model, threads, **options)
+
+
+def _freeze(
+    cluster: Cluster, student: ModelConfig, source: Source, threads: int, share: float, name: str
+) -> FrozenModel:
+    """A server for a frozen agent, on the device of this run and not that of the agent's own."""
+    described = describe(source)
+    server = _serve(cluster, described.config.model_copy(update={"device": student.device}), threads, share, name)
+    if described.weights is None:
+        return described.frozen(ServedModel([server]))
+    weights = cluster.put(read_weights(described))
+    server.call("put_weights", ACTOR, f"{ACTOR}@{source.iteration}", weights).result()
+    return described.frozen(ServedModel([server], ACTOR))
 
 
 def _uses_gpu(config: RunConfig) -> bool:

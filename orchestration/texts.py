@@ -15,7 +15,6 @@ from nlrl.agents.metrics.verdicts import compare_verdicts, one_step_action_value
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.oracle import oracle_for
 from nlrl.orchestration.exact import action_values
-from nlrl.orchestration.players import SELF
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import improvement, policy_table, rollout
 from nlrl.orchestration.stages.rollout import visits
@@ -28,7 +27,8 @@ Asked = tuple[tuple[Any, int], str | None, float | None]
 
 
 def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
-    """Scores of the critic's texts on the iteration's value states, all legal moves of each."""
+    """Scores of the critic's texts on the iteration's value states, all legal moves of each; none against a policy
+    whose opponents are known by their samples only."""
     asked = _base_texts(session) if iteration == 0 else _loop_texts(session, iteration)
     if not asked:
         return {}
@@ -40,7 +40,7 @@ def text_metrics(session: Session, iteration: int) -> dict[str, Any]:
     ]
     return {
         "pairs": len(pairs),
-        "against_policy": _scores(session.game, pairs, verdicts, exact_pi),
+        "against_policy": _scores(session.game, pairs, verdicts, exact_pi) if exact_pi else {},
         "against_optimal": _scores(session.game, pairs, verdicts, exact_star),
         "claims": len(claims),
         "true_claims": sum(claims) / len(claims) if claims else None,
@@ -91,17 +91,20 @@ def _base_texts(session: Session) -> list[Asked]:
 def _exact(
     session: Session, iteration: int, pairs: Sequence[tuple[Any, int]]
 ) -> tuple[dict[Any, float], dict[Any, float]]:
-    """Exact Q^pi (before the first iteration: of uniformly random play, which is what the base plays) and Q*."""
-    game = session.game
-    names = session.config.rollout.opponents
-    opponents: list[Opponent | None] = [None if name == SELF else make_opponent(name, game) for name in names]
-    if iteration == 0:
-        table: Any = _Uniform(game)
-        opponents = [opponent or make_opponent("random", game) for opponent in opponents]
-    else:
-        table = policy_table.read_table(session, iteration)
-    oracle = oracle_for(game)
-    return action_values(game, table, opponents, pairs), {p: oracle.q_values(p[0])[p[1]] for p in pairs}
+    """Exact Q^pi (before the first iteration: of uniformly random play, which is what the base plays; empty where it
+    is not known) and Q*."""
+    oracle = oracle_for(session.game)
+    return _exact_pi(session, iteration, pairs), {p: oracle.q_values(p[0])[p[1]] for p in pairs}
+
+
+def _exact_pi(session: Session, iteration: int, pairs: Sequence[tuple[Any, int]]) -> dict[Any, float]:
+    game, opponents = session.game, session.exact_opposition()
+    if opponents is None:
+        return {}
+    if iteration:
+        return action_values(game, policy_table.read_table(session, iteration), opponents, pairs)
+    random: list[Opponent | None] = [opponent or make_opponent("random", game) for opponent in opponents]
+    return action_values(game, _Uniform(game), random, pairs)
 
 
 class _Uniform(dict[Any, dict[int | None, float]]):

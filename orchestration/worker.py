@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from nlrl.envs import make_from_spec
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import Rng, derive_seed
 from nlrl.orchestration.config import RolloutConfig
+from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
 from nlrl.orchestration.players import SELF, Play, PolicyPool, play
 from nlrl.orchestration.records import record_key
 
@@ -87,15 +88,24 @@ class RolloutWorker:
     Args:
         model: answers the policy's prompts (a proxy of the inference actor, or any model).
         run_seed: the run's seed; with the policy's version it decides every answer the policy gives.
+        frozen: the models of the frozen agents among the opponents.
     """
 
     def __init__(
-        self, spec: str, model: LanguageModel, style: str, max_tokens: int, config: RolloutConfig, run_seed: int
+        self,
+        spec: str,
+        model: LanguageModel,
+        style: str,
+        max_tokens: int,
+        config: RolloutConfig,
+        run_seed: int,
+        frozen: Mapping[Source, FrozenModel] | None = None,
     ):
         self.game = make_from_spec(spec)
         self._model, self._config, self._seed = model, config, run_seed
         self._role = Roles(self.game, style).policy
         self._max_tokens = max_tokens
+        self._agents = agent_maker(dict(frozen or {}).__getitem__, config, run_seed)
         self._opponents: dict[str, Opponent] = {}
         self._pools: dict[tuple[str, float], PolicyPool] = {}
 
@@ -133,6 +143,12 @@ class RolloutWorker:
         self.set_policy(job.version)
         return self._pool(job.version, job.temperature).table(job.states, job.plies, job.samples)
 
+    def opponent(self, name: str) -> Opponent:
+        """The opponent of that name, made once."""
+        if name not in self._opponents:
+            self._opponents[name] = make_opponent(name, self.game, self._agents)
+        return self._opponents[name]
+
     # -- machinery -----------------------------------------------------------------------------------------------------
     def _start(self, task: ContinuationTask, index: int, opponents: Sequence[str]) -> Play:
         rng = Rng(derive_seed(task.seed, index))
@@ -166,9 +182,7 @@ class RolloutWorker:
         return self._pools[key]
 
     def _opposition(self, names: set[str]) -> dict[str, Opponent]:
-        for name in names - self._opponents.keys() - {SELF}:
-            self._opponents[name] = make_opponent(name, self.game)
-        return self._opponents
+        return {name: self.opponent(name) for name in names - {SELF}}
 
     def _record(self, task: GameTask, start: Any, p: Play) -> dict[str, Any]:
         turns = [

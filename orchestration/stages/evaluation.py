@@ -1,9 +1,9 @@
 """Stage 6, evaluation: how strong the actor is, and whether the critic's texts are true.
 
 Strength is measured three times: exactly, by tabulating the greedy move in every state the actor can meet and
-walking all games; by greedy games and by games at the rollout's temperature, in seat-swapped pairs on shared seeds,
-with Wilson intervals. A forfeit is an outcome of its own. Texts are measured by their parsed verdicts against exact
-V^pi and V*, beside trivial baselines.
+walking all games (against opponents whose moves have known probabilities); by greedy games; and by games at the
+rollout's temperature. Games come in seat-swapped pairs on shared seeds, with Wilson intervals. A forfeit is an outcome
+of its own. Texts are measured by their parsed verdicts against exact V^pi and V*, beside trivial baselines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from nlrl.agents.asking import Reply, ask
 from nlrl.agents.metrics.leaks import find_leaks
 from nlrl.agents.roles import Choice, StateInput
-from nlrl.envs.opponents import Opponent, make_opponent
+from nlrl.envs.opponents import Opponent
 from nlrl.orchestration import diary
 from nlrl.orchestration.exact import Turn, mixed_results, reachable_turns, worst_case
 from nlrl.orchestration.progress import progress
@@ -36,7 +36,7 @@ def run_evaluation(session: Session, iteration: int) -> dict[str, Any]:
     if stage.is_committed():
         return stage.load()["metrics"]
     greedy = greedy_replies(session, iteration)
-    opponents = {name: make_opponent(name, session.game) for name in session.config.evaluation.opponents}
+    opponents = {name: session.opponent(name) for name in session.config.evaluation.opponents}
     metrics: dict[str, Any] = {
         "exact": exact_strength(session, greedy, opponents),
         "turns": turn_metrics(greedy.values()),
@@ -80,11 +80,12 @@ def _move(reply: Reply[Choice]) -> int | None:
 def exact_strength(
     session: Session, greedy: Mapping[Any, Reply[Choice]], opponents: Mapping[str, Opponent]
 ) -> dict[str, Any]:
-    """Exact results of the greedy actor against each opponent, and its exploitability."""
+    """Exact results of the greedy actor against each opponent that is exact itself, and its exploitability."""
     table = {state: {_move(reply): 1.0} for state, reply in greedy.items()}
     against = {
         name: {key: round(value, 6) for key, value in mixed_results(session.game, table, opponent)._asdict().items()}
         for name, opponent in opponents.items()
+        if opponent.exact
     }
     return {"against": against, "exploitability": round(worst_case(session.game, table), 6), "states": len(table)}
 

@@ -15,7 +15,14 @@ from nlrl.errors import NLRLError
 GAME = make("tictactoe")
 START = TicTacToeState()
 MIDDLE = GAME.parse_text(" O | 2 | 3\n---+---+---\n 4 | X | 6\n---+---+---\n 7 | 8 | O")
-NAMES = ["random", "first-move", "minimax", "epsilon(0.25,minimax)", "mixture(1,random,3,epsilon(0.5,first-move))"]
+NAMES = [
+    "random",
+    "first-move",
+    "minimax",
+    "minimax(2)",
+    "epsilon(0.25,minimax)",
+    "mixture(1,random,3,epsilon(0.5,first-move))",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,10 +93,17 @@ def test_epsilon_at_its_ends_is_one_of_its_parts():
         "mixture(random,minimax)",
         "mixture(1,random,minimax)",
         "epsilon(p=0.5,inner=random)",
+        "minimax(2,3)",
+        "minimax(depht=2)",
+        "minimax(2,depth=2)",
+        "mcts",
+        "mcts(100)",
+        "mcts(100,1,1.0)",
+        "mcts(100,1,c=1.0)",
     ],
 )
 def test_a_bad_name_is_answered_with_the_known_ones(name):
-    with pytest.raises(NLRLError, match=r"known: random, first-move, minimax, epsilon\("):
+    with pytest.raises(NLRLError, match=r"known: random, first-move, minimax, minimax\(depth\), mcts\(.*epsilon\("):
         make_opponent(name, GAME)
 
 

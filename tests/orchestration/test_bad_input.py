@@ -70,7 +70,7 @@ def test_a_bad_override_is_refused_like_a_bad_file(refused, tmp_path, overrides)
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"game": {"name": "chess"}}, "game: unknown game 'chess'; known: tictactoe"),
+        ({"game": {"name": "chess"}}, "game: unknown game 'chess'; known: breakthrough, frozen_lake, maze, tictactoe"),
         ({"game": {"params": {"size": 4}}}, "game: game 'tictactoe' has no parameter 'size'"),
         (
             {"rollout": {"opponents": ["random", "stockfish"]}},

@@ -14,7 +14,7 @@ from nlrl.orchestration.cli import run_cli
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.play_terminal import play_terminal
 
-COMMANDS = ("report", "eval", "pretrain", "solve", "play", "view", "verify")
+COMMANDS = ("report", "eval", "pretrain", "corpus", "solve", "check", "bench", "play", "view", "verify")
 
 
 def nlrl(*arguments, **options):
@@ -142,7 +142,7 @@ def test_solve_knows_the_start_and_the_end(capsys):
     [
         (["tictactoe", "1 1"], "STATE: '1' is not a legal move there; legal: 2 3 4"),
         (["tictactoe", "1 4 2 5 3 6"], "'6' is not a legal move there; legal: none, the game is over"),
-        (["chess"], "unknown game 'chess'; known: tictactoe"),
+        (["chess"], "unknown game 'chess'; known: breakthrough, frozen_lake, maze, tictactoe"),
         (["tictactoe(size=4)"], "no parameter 'size'"),
     ],
 )
@@ -151,6 +151,37 @@ def test_solve_refuses_what_is_not_there(arguments, complaint, capsys):
     said = capsys.readouterr()
     assert complaint in said.err
     assert said.out == ""
+
+
+# -- check and bench ---------------------------------------------------------------------------------------------------
+def test_check_lists_every_promise_of_a_game(capsys):
+    assert run_cli(["check", "tictactoe", "--games", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "global random generators are untouched" in said
+    assert "BROKEN" not in said
+
+
+def test_check_takes_a_game_of_ones_own_and_fails_when_it_breaks_a_promise(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_games.py").write_text(
+        "from nlrl.envs.tictactoe import TicTacToe\n"
+        "class Forgetful(TicTacToe):\n"
+        "    def to_text(self, state):\n"
+        "        return super().to_text(self.initial_states()[0])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run_cli(["check", "my_games:Forgetful", "--games", "2"]) == 2
+    said = capsys.readouterr()
+    assert "BROKEN" in said.out
+    assert "my_games:Forgetful breaks" in said.err
+    assert run_cli(["check", "my_games:Nothing"]) == 2
+    assert "write `package.module:name`" in capsys.readouterr().err
+
+
+def test_bench_hands_its_arguments_on(capsys):
+    with pytest.raises(SystemExit) as done:
+        run_cli(["bench", "tictactoe", "--", "--help"])
+    assert done.value.code == 0
+    assert "--by-iteration" in capsys.readouterr().out
 
 
 # -- report and verify -------------------------------------------------------------------------------------------------
