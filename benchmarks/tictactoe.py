@@ -130,7 +130,7 @@ def _spread(values: list[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--collect", type=Path, nargs="+", help="take figures from finished run folders")
     parser.add_argument("--until", type=int, help="with --read: only iterations up to this one")
     parser.add_argument("--by-iteration", action="store_true", help="with --read: win against random by iteration")
-    arguments, extra = parser.parse_known_args()
+    arguments, extra = parser.parse_known_args(argv)
     if arguments.read:
         results = [result for path in arguments.read for result in json.loads(path.read_text())["results"]]
         results = results if arguments.until is None else until(results, arguments.until)

@@ -59,7 +59,8 @@ _COMPLETING = tuple(
 )
 """For each board, the cells (as bits) of a line whose other two cells are set."""
 _IMAGES = tuple(tuple(sum(_BITS[to[cell]] for cell in _CELLS[board]) for board in _BOARDS) for to in SYMMETRIES)
-_ACTIONS = {str(cell + 1): cell for cell in range(9)}
+_NAMES = tuple(str(cell + 1) for cell in range(9))
+_ACTIONS = {name: cell for cell, name in enumerate(_NAMES)}
 _RETURNS = {(False, False): (0.0, 0.0), (True, False): (1.0, -1.0), (False, True): (-1.0, 1.0)}
 _RULE = "---+---+---"
 
@@ -94,16 +95,26 @@ def won_lines(state: TicTacToeState, player: int) -> tuple[Line, ...]:
     return _WON_LINES[state[player]]
 
 
-@cache  # there are 16,167 legal moves in all; refusals are not kept
-def _play(state: TicTacToeState, action: int) -> Step[TicTacToeState]:
-    """The rules of one move."""
-    boards = list(state)
-    taken, player = state.o | state.x, to_move(state)
-    if not 0 <= action < 9 or taken & _BITS[action] or _WON[state.o] or _WON[state.x]:
-        raise ValueError(f"action {action!r} is illegal in {state}; legal: {TicTacToe().legal_actions(state)}")
-    boards[player] |= _BITS[action]
-    rewards = _RETURNS[_WON[boards[O]], _WON[boards[X]]]
-    return Step(1.0, TicTacToeState(*boards), rewards)
+@cache  # of the 5,478 states that games reach
+def _steps(state: TicTacToeState) -> tuple[Step[TicTacToeState] | None, ...]:
+    """The rules: what playing each of the nine cells does, None where that is illegal."""
+    o, x = state
+    taken = _FULL if _WON[o] or _WON[x] else o | x
+    o_moves = to_move(state) == O
+    boards = [(o | bit, x) if o_moves else (o, x | bit) for bit in _BITS]
+    return tuple(
+        None if taken & bit else Step(1.0, TicTacToeState(o, x), _RETURNS[_WON[o], _WON[x]])
+        for bit, (o, x) in zip(_BITS, boards, strict=True)
+    )
+
+
+@cache
+def _text(state: TicTacToeState) -> str:
+    symbols = [
+        "O" if state.o & bit else "X" if state.x & bit else name for name, bit in zip(_NAMES, _BITS, strict=True)
+    ]
+    rows = [f" {symbols[i]} | {symbols[i + 1]} | {symbols[i + 2]}" for i in (0, 3, 6)]
+    return f"\n{_RULE}\n".join(rows)
 
 
 class TicTacToe(Game[TicTacToeState]):
@@ -134,7 +145,10 @@ class TicTacToe(Game[TicTacToeState]):
         return (self.apply(state, action),)
 
     def apply(self, state: TicTacToeState, action: int, rng: Rng | None = None) -> Step[TicTacToeState]:
-        return _play(state, action)
+        step = _steps(state)[action] if 0 <= action < 9 else None
+        if step is None:
+            raise ValueError(f"action {action!r} is illegal in {state}; legal: {self.legal_actions(state)}")
+        return step
 
     def is_terminal(self, state: TicTacToeState) -> bool:
         o, x = state
@@ -144,9 +158,7 @@ class TicTacToe(Game[TicTacToeState]):
         return _RETURNS[_WON[state.o], _WON[state.x]]
 
     def to_text(self, state: TicTacToeState) -> str:
-        symbols = ["O" if state.o & bit else "X" if state.x & bit else str(cell + 1) for cell, bit in enumerate(_BITS)]
-        rows = [f" {symbols[i]} | {symbols[i + 1]} | {symbols[i + 2]}" for i in (0, 3, 6)]
-        return f"\n{_RULE}\n".join(rows)
+        return _text(state)
 
     def parse_text(self, text: str) -> TicTacToeState:
         lines = text.strip("\n").split("\n")
@@ -163,7 +175,7 @@ class TicTacToe(Game[TicTacToeState]):
         return state
 
     def action_text(self, state: TicTacToeState, action: int) -> str:
-        return str(action + 1)
+        return _NAMES[action]
 
     def parse_action(self, state: TicTacToeState, text: str) -> int | None:
         action = _ACTIONS.get(text)

@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = ("agents", "backbones", "envs", "kernels", "orchestration", "testing", "ui")
+CODE = (*ROOMS, "benchmarks")
+"""Benchmarks are installed, their results are not."""
 
 
 # -- imports -----------------------------------------------------------------------------------------------------------
@@ -62,7 +64,7 @@ def wheel(tmp_path_factory) -> set[str]:
 
 def packages() -> list[Path]:
     """Folders of the tree that are packages, relative to the root."""
-    found = [init.parent.relative_to(ROOT) for room in ROOMS for init in (ROOT / room).rglob("__init__.py")]
+    found = [init.parent.relative_to(ROOT) for room in CODE for init in (ROOT / room).rglob("__init__.py")]
     return sorted(found)
 
 
@@ -75,7 +77,7 @@ def test_every_package_is_listed():
 
 
 def test_every_module_lies_in_a_package():
-    assert {path.parent.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")} == set(packages())
+    assert {path.parent.relative_to(ROOT) for room in CODE for path in (ROOT / room).rglob("*.py")} == set(packages())
 
 
 def test_every_file_of_a_room_and_every_config_is_in_the_wheel(wheel):
@@ -87,7 +89,7 @@ def test_every_file_of_a_room_and_every_config_is_in_the_wheel(wheel):
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     places = {tuple(Path(name).parts[:2]) for name in wheel if name.startswith("nlrl/")}
-    assert {second for _, second in places} <= {*ROOMS, "configs", "__init__.py", "errors.py"}
+    assert {second for _, second in places} <= {*CODE, "configs", "__init__.py", "errors.py"}
     others = {Path(name).parts[0] for name in wheel if not name.startswith("nlrl/")}
     assert len(others) == 1
     assert others.pop().endswith(".dist-info")
