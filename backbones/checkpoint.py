@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from nlrl.backbones.int8 import dequantised, quantised
 from nlrl.errors import NLRLError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -66,6 +67,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise NLRLError(f"{path} is torn or no safetensors file ({error}): copy or save it again") from None
 
 
+def dequantised_files(paths: list[Path]) -> dict[str, Tensor] | None:
+    """All tensors of safetensors files with int8 matrices made floats; None if no file has any.
+
+    Raises: NLRLError: a file is torn, or scales are missing or wrong.
+    """
+    if not any(path.suffix == ".safetensors" and _holds_int8(path) for path in paths):
+        return None
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors.update(_read_safetensors(path)[0])
+    return dequantised(tensors, paths[0])
+
+
+def _holds_int8(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return any(file.get_slice(name).get_dtype() == "I8" for name in file.keys())  # noqa: SIM118
+
+
 def build(model_class: type[Model], config, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype) -> Model:
     """A model in evaluation mode that holds the given tensors; draws no random number and fills no weight twice.
 
@@ -77,9 +96,16 @@ def build(model_class: type[Model], config, tensors: dict[str, Tensor], source: 
     tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     _check_tensors(expected, tensors, source, config.model_type)
-    model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=False, assign=True)
+    model.load_state_dict(
+        {name: _as_float(tensor, dtype) for name, tensor in tensors.items()}, strict=False, assign=True
+    )
     model.tie_weights()
     return model.eval()
+
+
+def _as_float(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another floating type; integers (weights as bits) stay what they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _check_tensors(expected: dict[str, tuple], tensors: dict[str, Tensor], source: Path, model_type: str) -> None:
@@ -94,14 +120,25 @@ def _check_tensors(expected: dict[str, tuple], tensors: dict[str, Tensor], sourc
         raise NLRLError(f"{source} holds tensor {min(foreign)} ({len(foreign)} such in all), which is no {kind}")
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
-    """Raises: NLRLError: a weight is not finite in the dtype asked for."""
-    rounded = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+def write_weights(
+    path: Path,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
+    metadata: dict[str, str],
+    int8: Set[str] = frozenset(),
+) -> None:
+    """Writes the tensors named in `int8` as integers with scales, the others in dtype.
+
+    Raises: NLRLError: a weight is not finite in the dtype asked for.
+    """
+    floats = {name: tensor for name, tensor in tensors.items() if name not in int8}
+    rounded = {name: _as_float(tensor.detach().cpu(), dtype).contiguous() for name, tensor in floats.items()}
     for name, tensor in rounded.items():
         if not tensor.isfinite().all():
             raise NLRLError(
                 f"tensor {name} has values that {dtype} cannot hold (or NaN): save with dtype=torch.float32"
             )
+    rounded.update(quantised({name: tensors[name] for name in sorted(int8 & tensors.keys())}))
     save_file(rounded, path, metadata={"format": "pt", **metadata})
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files that only their owner can read
 

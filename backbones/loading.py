@@ -1,21 +1,40 @@
-"""One door to every checkpoint: bundled models, folders that `save` wrote, and Hugging Face Llama folders."""
+"""One door to every checkpoint: bundled models, folders that `save` wrote, and layouts of others (`FOREIGN`)."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from nlrl.backbones import checkpoint
 from nlrl.backbones.backbone import Backbone
-from nlrl.backbones.registry import MODELS, model_class
-from nlrl.backbones.transformer.llama import from_hf_llama
+from nlrl.backbones.hymba.official_config import is_official
+from nlrl.backbones.int8 import dequantised, matrix_names
+from nlrl.backbones.registry import BUNDLED, MODELS, model_class
 from nlrl.errors import NLRLError
 
-BUNDLED = Path(__file__).parent / "bundled"
+NVIDIA_FILE = "ckpt.pt"
+STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+BITS = "bits"
+"""The other way to store weights: the signs of a Bi-Mamba as bits, the rest in float16."""
+FOREIGN = {
+    "diffllama": "nlrl.backbones.diff_transformer.diff_llama:from_hf_diff_llama",
+    "llama": "nlrl.backbones.transformer.llama:from_hf_llama",
+    "mamba2": "nlrl.backbones.bimamba.huggingface:from_hf_mamba2",
+    "mamba_ssm": "nlrl.backbones.bimamba.huggingface:from_mamba_ssm",
+    "nvidia_hymba": "nlrl.backbones.hymba.official:from_official",
+    "nvidia_ngpt": "nlrl.backbones.ngpt.nvidia:from_nvidia",
+}
+"""`model_type` of a layout that is not ours: its importer, a function of (folder, dtype). mamba-ssm and NVIDIA/ngpt
+write no type, and NVIDIA's Hymba says "hymba", as ours does."""
+FOREIGN_TOKENIZERS = {"nvidia_hymba": "nlrl.backbones.hymba.official:official_tokenizer"}
+"""A function that completes the tokenizer of such a folder."""
 
 
 def bundled_names() -> list[str]:
@@ -30,22 +49,25 @@ def load(
 
     Args:
         name_or_dir: a bundled name (which goes before a folder of that name; write "./name" for the folder), a folder
-            that `save` wrote, or a Hugging Face Llama folder.
+            that `save` wrote, or one in a layout of `FOREIGN` (of NVIDIA/ngpt also the file, its tokenizer beside it).
         device: where the weights go.
         dtype: what they are computed in, whatever they are stored in.
     Raises:
         NLRLError: there is no such folder, its layout is unknown, a file is missing or torn, a tensor is missing or
             has another shape than config.json says, or the tokenizer does not belong to the weights.
     """
-    folder = _folder(name_or_dir)
-    model_type = checkpoint.read_json(folder / "config.json").get("model_type")
+    source = _source(name_or_dir)
+    model_type = _model_type(source)
+    folder = source.parent if source.is_file() else source
     tokenizer = checkpoint.read_tokenizer(folder)
-    if model_type == "llama":
-        model = from_hf_llama(folder, dtype)
+    if model_type in FOREIGN:
+        model = _imported(FOREIGN[model_type])(source, dtype)
+        if model_type in FOREIGN_TOKENIZERS:
+            tokenizer = _imported(FOREIGN_TOKENIZERS[model_type])(tokenizer)
     elif model_type in MODELS:
         model = _load_own(folder, model_type, tokenizer, dtype)
     else:
-        known = ", ".join([*sorted(MODELS), "llama"])
+        known = ", ".join([*sorted(MODELS), *FOREIGN])
         raise NLRLError(f"{folder / 'config.json'}: model_type is {model_type!r}; known are {known}")
     _check_size(folder, model, tokenizer)
     return model.to(device), tokenizer  # pyright: ignore[reportArgumentType]
@@ -57,11 +79,16 @@ def save(
     """Writes a folder that `load` and the Auto classes read; an older folder of that name is replaced, at once and
     whole.
 
+    Args:
+        dtype: what the weights are stored in. int8: matrices as integers with a scale a row (`int8.py`), the rest in
+            float16.
     Raises:
         NLRLError: a weight is not finite in dtype, or the tokenizer has more tokens than the model.
     """
     folder = Path(folder)
     _check_size(folder, model, tokenizer)
+    integers = matrix_names(model) if dtype == torch.int8 else set()
+    dtype = torch.float16 if dtype == torch.int8 else dtype
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], dtype
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -74,17 +101,83 @@ def save(
         GenerationConfig(**ends).save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         vocabulary = {checkpoint.VOCABULARY_KEY: checkpoint.fingerprint(tokenizer)}
-        checkpoint.write_weights(fresh / checkpoint.WEIGHTS, tensors, dtype, vocabulary)
+        checkpoint.write_weights(fresh / checkpoint.WEIGHTS, tensors, dtype, vocabulary, integers)
 
 
-def _folder(name_or_dir: str | os.PathLike) -> Path:
+def load_trainable(
+    name_or_dir: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Backbone, PreTrainedTokenizerFast]:
+    """As `load`; a model whose signs are bits gets latent weights, which can be trained and give equal logits."""
+    model, tokenizer = load(name_or_dir, device, dtype)
+    if getattr(model.config, "packed", False):
+        from nlrl.backbones.bimamba.packed import unpack
+
+        model = unpack(model).to(device)  # pyright: ignore[reportArgumentType]
+    return model, tokenizer
+
+
+def store(model: Backbone, tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike, stored: str) -> None:
+    """`save` by the name of a type, one of `STORED`, or as `BITS`.
+
+    Raises:
+        NLRLError: an unknown type, bits of a model that is no Bi-Mamba, or what `save` refuses.
+    """
+    if stored == BITS:
+        from nlrl.backbones.bimamba.packed import pack
+
+        if not getattr(model.config, "binary", False):
+            raise NLRLError(f"only a Bi-Mamba model can be stored as bits, not a {model.config.model_type!r} model")
+        packed = model if model.config.packed else pack(model)  # pyright: ignore[reportArgumentType]
+        save(packed, tokenizer, folder)
+    elif stored in STORED:
+        save(model, tokenizer, folder, STORED[stored])
+    else:
+        raise NLRLError(f"weights cannot be stored as {stored!r}; known are {', '.join([*STORED, BITS])}")
+
+
+def convert(source: str | os.PathLike, out: str | os.PathLike, dtype: str = "int8") -> Path:
+    """Writes a model that `load` reads, whatever its layout, in our layout and another type.
+
+    Args:
+        source: as in `load`.
+        out: the new folder; a model folder that is there already is replaced.
+        dtype: one of `STORED`, or `BITS`.
+    Returns: the new weights' file.
+    Raises:
+        NLRLError: an unknown dtype, an `out` that holds something else than a model, or what `load` and `save` refuse.
+    """
+    out = Path(out)
+    if out.exists() and not (out / "config.json").exists():
+        raise NLRLError(f"{out} is there and is no model folder (no config.json in it): name another")
+    store(*load(source), out, dtype)
+    return out / checkpoint.WEIGHTS
+
+
+def _source(name_or_dir: str | os.PathLike) -> Path:
+    """The folder of a checkpoint, or its file where the layout is one file."""
     if str(name_or_dir) in bundled_names():
         return BUNDLED / str(name_or_dir)
     folder = Path(name_or_dir)
-    if not folder.is_dir():
+    if not folder.is_dir() and not (folder.is_file() and folder.suffix == ".pt"):
         names = ", ".join(bundled_names()) or "none"
         raise NLRLError(f"no model {str(name_or_dir)!r}: it is no folder, and the bundled models are: {names}")
     return folder
+
+
+def _model_type(source: Path) -> str | None:
+    if source.is_file() or (not (source / "config.json").exists() and (source / NVIDIA_FILE).exists()):
+        return "nvidia_ngpt"
+    fields = checkpoint.read_json(source / "config.json")
+    if "model_type" not in fields and {"d_model", "ssm_cfg"} <= fields.keys():
+        return "mamba_ssm"
+    if is_official(fields):
+        return "nvidia_hymba"
+    return fields.get("model_type")
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype) -> Backbone:
@@ -99,7 +192,7 @@ def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast,
         raise NLRLError(
             f"{folder}: the weights were saved with another vocabulary than that of {folder / 'tokenizer.json'}"
         )
-    model = checkpoint.build(made_by, config, tensors, folder, dtype)
+    model = checkpoint.build(made_by, config, dequantised(tensors, folder), folder, dtype)
     if any(tensor.dtype != dtype for tensor in tensors.values()):
         model.after_step()
     return model

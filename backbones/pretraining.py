@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from nlrl.backbones.bimamba.distillation import check_teacher, distilled_from
 from nlrl.backbones.packing import TokenBatch, TokenExample, pack
-from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
+from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate, target_loss
 from nlrl.errors import NLRLError
 
 StreamFactory = Callable[[int, int, int], Iterator[TokenExample]]
@@ -144,6 +145,7 @@ def pretrain(
     stream_factory: StreamFactory,
     settings: PretrainSettings,
     on_log: Callable[[dict[str, Any]], None] = print,
+    teacher=None,
 ) -> dict[str, Any]:
     """Trains `model` in place, on its device: float32 weights, bfloat16 arithmetic on CUDA.
 
@@ -151,22 +153,26 @@ def pretrain(
         model: a `Backbone`.
         tokenizer: the one the stream's tokens come from; its size is checked against the model's.
         on_log: gets the metrics every `log_every` steps and at the end.
+        teacher: a `Backbone` on the same device whose distributions are learned in place of the completions' tokens.
     Returns: metrics: steps, examples, tokens (without padding), seconds, waiting (seconds spent waiting for data),
         loss (nats a target, mean since the log before), learning_rate, tokens_per_second, padded_tokens.
     Raises:
-        NLRLError: the tokenizer is larger than the model's vocabulary, an example is longer than a row, or the loss is
-            not a number.
+        NLRLError: the tokenizer is larger than the model's vocabulary, the teacher's vocabulary is another, an example
+            is longer than a row, or the loss is not a number.
     """
     if len(tokenizer) > model.config.vocab_size:
         raise NLRLError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's config a vocab_size of {model.config.vocab_size}"
         )
+    if teacher is not None:
+        check_teacher(teacher, model)
     began = time.monotonic()
     on_cuda = model.device.type == "cuda"
     small = len(tokenizer) < 1 << 15 and settings.row_length < 1 << 15
     blocks = _blocks(BlockStream(stream_factory, settings, small), settings.workers, on_cuda)
     optimizer = make_optimizer(model, settings.peak_lr, settings.betas, settings.weight_decay, model.device)
-    step = TrainStep(model, optimizer, settings.clip, bf16=on_cuda, compile=settings.compile and on_cuda)
+    loss = target_loss if teacher is None else distilled_from(teacher)
+    step = TrainStep(model, optimizer, settings.clip, bf16=on_cuda, compile=settings.compile and on_cuda, loss=loss)
     model.train()
     tally = _Tally()
     for block in _timed(blocks, tally):

@@ -12,12 +12,28 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+from pathlib import Path
 
 MODELS = {
+    "diff_transformer": "nlrl.backbones.diff_transformer.modeling:DiffTransformerForCausalLM",
+    "bimamba": "nlrl.backbones.bimamba.modeling:BiMambaForCausalLM",
+    "hymba": "nlrl.backbones.hymba.modeling:HymbaForCausalLM",
     "ngpt": "nlrl.backbones.ngpt.modeling:NGPTForCausalLM",
     "transformer": "nlrl.backbones.transformer.modeling:TransformerForCausalLM",
 }
 """Where each `model_type` lives; its configuration is in `configuration.py` beside it."""
+BUNDLED = Path(__file__).parent / "bundled"
+"""Folder of the models that come with the package."""
+
+
+def base_name(model_type: str) -> str:
+    """The name of an architecture's bundled base, whether there is one or not."""
+    return f"{model_type.replace('_', '-')}-base"
+
+
+def bundled_bases() -> dict[str, str]:
+    """Architecture -> the name of its base, of those that come with the package."""
+    return {kind: base_name(kind) for kind in sorted(MODELS) if (BUNDLED / base_name(kind) / "config.json").exists()}
 
 
 def model_class(model_type: str) -> type:

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlrl.backbones.ngpt.optimizer import NormalisedAdam
 from nlrl.backbones.packing import TokenBatch, block_mask
 
 log = logging.getLogger(__name__)
 EAGER_STEPS = 3
 """Steps of a shape before its capture."""
+Loss = Callable[..., tuple[Tensor, Tensor]]
+"""(model, batch, masked, static) -> sum of the losses of the targets, sum of their weights; see `target_loss`."""
 
 
 def target_loss(model, batch: TokenBatch, masked: bool = True, static: bool = False) -> tuple[Tensor, Tensor]:
@@ -30,21 +34,43 @@ def target_loss(model, batch: TokenBatch, masked: bool = True, static: bool = Fa
         masked: rows hold several documents. False: one each, padded on the right.
         static: logits at every place, so that no shape depends on the data; otherwise only where there is a target.
     """
-    tokens = batch.tokens.long()
-    hidden = model.hidden(tokens, batch.positions.long(), block_mask(batch.documents) if masked else None)
+    targets = targets_of(batch, static)
+    logits = target_logits(model, batch, masked, targets)
+    return (F.cross_entropy(logits, targets.tokens, reduction="none") * targets.weights).sum(), targets.weights.sum()
+
+
+class Targets(NamedTuple):
+    """What a batch asks for, in order of rows and places."""
+
+    tokens: Tensor
+    """`(targets,)` long."""
+    weights: Tensor
+    """`(targets,)` float32."""
+    places: Tensor | None
+    """Where each is predicted, in the flattened batch; None: at every place."""
+
+
+def targets_of(batch: TokenBatch, static: bool) -> Targets:
+    """Args: static: as in `target_loss`."""
     # The first token of a row is nobody's target, so its weight, 0, may stand for the last place.
-    targets, weights = tokens.roll(-1, 1).flatten(), batch.weights.float().roll(-1, 1).flatten()
-    hidden = hidden.flatten(0, 1)
-    if not static:
-        chosen = weights.nonzero()[:, 0]
-        hidden, targets, weights = hidden[chosen], targets[chosen], weights[chosen]
-    logits = model.logits(hidden)
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum(), weights.sum()
+    tokens, weights = batch.tokens.long().roll(-1, 1).flatten(), batch.weights.float().roll(-1, 1).flatten()
+    if static:
+        return Targets(tokens, weights, None)
+    places = weights.nonzero()[:, 0]
+    return Targets(tokens[places], weights[places], places)
+
+
+def target_logits(model, batch: TokenBatch, masked: bool, targets: Targets) -> Tensor:
+    """The model's predictions of the targets, `(targets, vocab)`, in float32 at least."""
+    mask = block_mask(batch.documents) if masked else None
+    hidden = model.hidden(batch.tokens.long(), batch.positions.long(), mask).flatten(0, 1)
+    logits = model.logits(hidden if targets.places is None else hidden[targets.places])
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def make_optimizer(model, learning_rate: float, betas: tuple[float, float], weight_decay: float, device: torch.device):
-    """AdamW: decay on matrices only, none at all for models that say `no_weight_decay`; ready for graphs on CUDA."""
+    """AdamW: decay on matrices only, none at all for models that say `no_weight_decay`; ready for graphs on CUDA, where
+    models with `unit_axes` (nGPT) are normalised in the same pass."""
     decay = 0.0 if getattr(model, "no_weight_decay", False) else weight_decay
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -57,7 +83,10 @@ def make_optimizer(model, learning_rate: float, betas: tuple[float, float], weig
             group["lr"] = torch.tensor(
                 learning_rate, device=device
             )  # a tensor, so that a graph reads the current value
-        optimizer = torch.optim.AdamW(groups, betas=betas, fused=True, capturable=True)
+        if hasattr(model, "unit_axes"):
+            optimizer = NormalisedAdam(groups, model.unit_axes(), betas=betas, capturable=True)
+        else:
+            optimizer = torch.optim.AdamW(groups, betas=betas, fused=True, capturable=True)
         optimizer._warned_capturable_if_run_uncaptured = True  # the eager steps before a capture are meant
         return optimizer
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.type == "cpu")
@@ -74,13 +103,22 @@ def set_learning_rate(optimizer, value: float) -> None:
 class TrainStep:
     """Callable on the passes of one step; adds its mean loss to `loss_sum`, a device scalar the caller may zero."""
 
-    def __init__(self, model, optimizer, clip: float, bf16: bool, compile: bool = False, graphs: bool = True):
-        self.model, self.optimizer, self.clip = model, optimizer, clip
+    def __init__(
+        self,
+        model,
+        optimizer,
+        clip: float,
+        bf16: bool,
+        compile: bool = False,
+        graphs: bool = True,
+        loss: Loss = target_loss,
+    ):
+        self.model, self.optimizer, self.clip, self.loss = model, optimizer, clip, loss
         self.device = next(model.parameters()).device
         self.bf16 = bf16
         self.graphs = graphs and self.device.type == "cuda"
         self.loss_sum = torch.zeros((), device=self.device)
-        self.compiled = torch.compile(target_loss, dynamic=False) if compile else None
+        self.compiled = torch.compile(loss, dynamic=False) if compile else None
         self._stream = torch.cuda.Stream(self.device) if self.graphs else None
         self._eager_steps: dict[torch.Size, int] = {}
         self._captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, TokenBatch]] = {}
@@ -111,12 +149,13 @@ class TrainStep:
         loss = self._gradients(passes, masked, static)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
-        self.model.after_step()
+        if not getattr(self.optimizer, "normalises", False):
+            self.model.after_step()
         self.loss_sum.add_(loss)
 
     def _gradients(self, passes: list[TokenBatch], masked: bool, static: bool) -> Tensor:
         if self.compiled is None:
-            return self._backward(target_loss, passes, masked, static)
+            return self._backward(self.loss, passes, masked, static)
         try:
             return self._backward(self.compiled, passes, masked, static)
         except Exception as error:
@@ -124,7 +163,7 @@ class TrainStep:
                 raise
             log.warning("training without torch.compile from now on: %s: %s", type(error).__name__, _first_line(error))
             self.compiled = None
-            return self._backward(target_loss, passes, masked, static)
+            return self._backward(self.loss, passes, masked, static)
 
     def _backward(self, loss_function, passes: list[TokenBatch], masked: bool, static: bool) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,7 +2,7 @@
 
     python benchmarks/tictactoe.py configs/tictactoe_gpu.toml configs/tictactoe_pool_gpu.toml --seeds 0 1 2 --out FILE
     python benchmarks/tictactoe.py --read FILE...                   prints the table of figures measured before
-    python benchmarks/tictactoe.py --read FILE... --until 6         the same, as if every run had stopped after iteration 6
+    python benchmarks/tictactoe.py --read FILE... --until 6         the same, without what came after iteration 6
     python benchmarks/tictactoe.py --read FILE... --by-iteration    win against random after every iteration
 
 Each run is a process of its own (`nlrl run CONFIG --seed S`), so a run's seconds hold its start, too.

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from functools import cached_property
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,25 +15,29 @@ from torch import Tensor
 class Op:
     """A function of tensors with several implementations; the first tensor's device decides."""
 
-    def __init__(self, reference: Callable, eager: Callable, triton: str | None = None):
+    def __init__(
+        self, reference: Callable, eager: Callable, triton: str | None = None, compiled: Callable | None = None
+    ):
         """
         Args:
-            reference: the plain formula; what a compiler gets, as it fuses that by itself and cannot look into the
-                others.
+            reference: the plain formula.
             eager: PyTorch calls that reuse memory, with a backward written by hand; runs on every device.
             triton: "module:function" for CUDA devices, imported at the first call there; None where it would not pay.
+            compiled: what a compiler gets, as it fuses by itself and cannot look into the others; by default the
+                reference.
         """
         self.reference = reference
+        self.compiled = compiled or reference
         self.eager = eager
         self._triton_path = triton
         self.__doc__ = reference.__doc__
 
-    def __call__(self, first: Tensor, *rest: Tensor) -> Tensor:
-        return self._choose(first)(first, *rest)
+    def __call__(self, first: Tensor, *rest: Any, **named: Any) -> Any:
+        return self._choose(first)(first, *rest, **named)
 
     def _choose(self, tensor: Tensor) -> Callable:
         if torch.compiler.is_compiling():
-            return self.reference
+            return self.compiled
         return self._cuda if tensor.is_cuda else self.eager
 
     @cached_property

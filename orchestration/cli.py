@@ -96,6 +96,22 @@ def corpus_command(config: Where[Path], out: Path, count: int = 1_000_000, worke
     print(f"{out}: {write_corpus(load_pretrain_config(config), out, count, workers):,} examples")
 
 
+@app.command(name="convert")
+def convert_command(
+    source: Where[str], out: Where[Path], dtype: Literal["float32", "float16", "bfloat16", "int8", "bits"] = "int8"
+) -> None:
+    """Writes a model again with its weights stored in another type.
+
+    Args:
+        source: a bundled name or a model folder, foreign layouts included.
+        out: the new folder.
+        dtype: int8 keeps a scale a row; bits is for Bi-Mamba's binary matrices.
+    """
+    from nlrl.backbones.loading import convert
+
+    print(convert(source, out, dtype))
+
+
 @app.command(name="study")
 def study_command(
     model: Where[str] = "transformer-base", prompts: int = 1000, seed: int = 1, facts: bool = True
@@ -147,12 +163,14 @@ def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
 
 @app.command(name="bench")
 def bench_command(
-    what: Where[Literal["envs", "tictactoe", "conformance"]], rest: tyro.conf.Positional[tuple[str, ...]] = ()
+    what: Where[Literal["backbones", "cache", "conformance", "envs", "storage", "tictactoe"]],
+    rest: tyro.conf.Positional[tuple[str, ...]] = (),
 ) -> None:
     """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
 
     Args:
-        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs).
+        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), backbones (speed),
+            cache (bytes of decode states), storage (what int8 weights cost).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nlrl.backbones.registry import bundled_bases
 from nlrl.errors import NLRLError
 from nlrl.orchestration.toml_text import toml_text
 
@@ -44,6 +45,9 @@ class ModelConfig(Section):
     """native: a bundled name or a checkpoint folder. vllm: a model folder. openai: the model's name at the
     endpoint. scripted: a module,
     such as nlrl.testing.by_rules."""
+    backbone: str | None = None
+    """native: an architecture (transformer, ngpt, diff_transformer, hymba, bimamba), for the name of its bundled base;
+    where it is given, it replaces the name."""
     style: Literal["auto", "plain", "instruct"] = "auto"
     """Prompt style; auto is plain for native models and instruct for the others."""
     device: str = "auto"
@@ -58,6 +62,23 @@ class ModelConfig(Section):
     """Longest answer, in tokens."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the client as they are (timeouts, memory limits, prices); see docs/language_models.md."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backbone_is_a_name(cls, values: Any) -> Any:
+        """Puts the base's name in place of its architecture: from here on there is one field that says which model."""
+        if not isinstance(values, dict) or values.get("backbone") not in (bases := bundled_bases()):
+            return values
+        if values.get("kind", "native") != "native":
+            raise ValueError(f"backbone is for kind 'native', not '{values['kind']}'")
+        return values | {"name": bases[values["backbone"]], "backbone": None}
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, backbone: str | None) -> str | None:
+        if backbone is not None:
+            raise ValueError(f"the architectures with a bundled base are {', '.join(bundled_bases())}")
+        return backbone
 
     @property
     def prompt_style(self) -> str:

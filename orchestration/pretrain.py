@@ -8,16 +8,17 @@ import logging
 import os
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlrl.agents.corpus import CorpusSettings, examples
 from nlrl.agents.corpus.tokens import ATOMS, atom_texts
+from nlrl.backbones.registry import MODELS
 from nlrl.errors import NLRLError
 from nlrl.orchestration.base_study import study_model
 from nlrl.orchestration.config import validated
@@ -37,7 +38,8 @@ class PretrainConfig(BaseModel):
 
     out: Path
     """Folder of the finished model."""
-    model_type: Literal["transformer", "ngpt"] = "transformer"
+    model_type: str = "transformer"
+    """An architecture: one of `nlrl.backbones.registry.MODELS`."""
     architecture: dict[str, Any] = Field(default_factory=dict)
     """Fields of the backbone's config (hidden_size, num_hidden_layers, ...)."""
     game: str = "tictactoe"
@@ -58,10 +60,27 @@ class PretrainConfig(BaseModel):
     workers: int = Field(default=12, ge=0)
     study_prompts: int = Field(default=1000, ge=0)
     """Held-out prompts of each role in the report written beside the weights."""
+    stored: Literal["float32", "float16", "bfloat16", "int8", "bits"] = "float16"
+    """What the finished weights are stored in; see `nlrl.backbones.loading.store`."""
     tokenizer: Path | None = None
-    """Folder of an existing tokenizer to use instead of training one."""
+    """Folder of an existing tokenizer to use instead of training one; with a teacher, its own by default."""
     corpus: Path | None = None
     """A file that `nlrl corpus` wrote, read once instead of generating examples; it needs its `tokenizer`, too."""
+    teacher: str | None = None
+    """A bundled name or a model folder of the same vocabulary: its distributions are learned instead of the tokens."""
+
+    @field_validator("model_type")
+    @classmethod
+    def _known(cls, model_type: str) -> str:
+        if model_type not in MODELS:
+            raise ValueError(f"the architectures are {', '.join(sorted(MODELS))}")
+        return model_type
+
+    @model_validator(mode="after")
+    def _bits_are_signs(self) -> Self:
+        if self.stored == "bits" and (self.model_type != "bimamba" or not self.architecture.get("binary", True)):
+            raise ValueError("stored as 'bits' is for model_type 'bimamba' with binary weights")
+        return self
 
 
 def load_pretrain_config(path: Path, **overrides: Any) -> PretrainConfig:
@@ -93,29 +112,52 @@ def token_stream(
 
 
 def make_tokenizer(config: PretrainConfig) -> Any:
-    """Trains the tokenizer on the corpus, or loads the one the config names."""
+    """Trains the tokenizer on the corpus, or loads the one the config names, or that of the teacher it names."""
     from nlrl.backbones.tokenizer import load_tokenizer, train_tokenizer
 
     if config.tokenizer is not None:
         return load_tokenizer(config.tokenizer)
+    if config.teacher is not None:
+        from nlrl.backbones.loading import load
+
+        return load(config.teacher)[1]
     sample = islice(examples(CorpusSettings(config.game, config.facts), config.seed), TOKENIZER_TEXTS)
     texts = (text for example in sample for text in (example.messages[-1].content, example.completion))
     return train_tokenizer(texts, ATOMS, atom_texts(), config.vocab_size)
 
 
+def architecture(config: PretrainConfig, vocab_size: int) -> Any:
+    """The backbone's own config.
+
+    Raises:
+        NLRLError: a field that it does not have, or shapes that cannot be.
+    """
+    from transformers import AutoConfig
+
+    import nlrl.backbones  # noqa: F401  (registers the backbones)
+
+    known = {each.name for each in fields(type(AutoConfig.for_model(config.model_type)))}
+    if unknown := sorted(config.architecture.keys() - known):
+        raise NLRLError(f"architecture: a {config.model_type!r} model has no field '{unknown[0]}'")
+    try:
+        return AutoConfig.for_model(config.model_type, **{"vocab_size": vocab_size} | config.architecture)
+    except Exception as error:  # each of its validators has its own type
+        raise NLRLError(f"architecture: {' '.join(str(error).split())}") from None
+
+
 def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
     """Pretrains a base, saves it to `config.out` and returns its report (also written there as `report.json`)."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    import nlrl.backbones  # noqa: F401  (registers the backbones)
-    from nlrl.backbones.loading import save
+    from nlrl.backbones.loading import store
     from nlrl.backbones.pretraining import PretrainSettings, pretrain
 
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    architecture(config, config.vocab_size)  # a mistake is found before the corpus is read for the tokenizer
     tokenizer = make_tokenizer(config)
-    architecture = {"vocab_size": len(tokenizer)} | config.architecture
-    model_config = AutoConfig.for_model(config.model_type, **architecture)
+    model_config = architecture(config, len(tokenizer))
+    teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer, device)
     torch.manual_seed(config.seed)
     model = AutoModelForCausalLM.from_config(model_config).to(device)
     settings = PretrainSettings(
@@ -124,8 +166,8 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
         seed=config.seed, workers=config.workers,
     )  # fmt: skip
     stream = _stream(config, tokenizer)
-    metrics = pretrain(model, tokenizer, stream, settings, lambda line: log.info("%s", line))
-    save(model, tokenizer, config.out)
+    metrics = pretrain(model, tokenizer, stream, settings, lambda line: log.info("%s", line), teacher)
+    store(model, tokenizer, config.out, config.stored)
     report = {"config": json.loads(config.model_dump_json()), "training": _plain(metrics), "roles": {}}
     report["parameters"] = sum(p.numel() for p in model.parameters())
     write_report(config.out, report)
@@ -133,6 +175,16 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
         report["roles"] = study_model(str(config.out), config.study_prompts, config.seed + 1, config.facts, config.game)
         write_report(config.out, report)
     return report
+
+
+def _teacher(name: str, tokenizer: Any, device: str) -> Any:
+    from nlrl.backbones.checkpoint import fingerprint
+    from nlrl.backbones.loading import load
+
+    teacher, theirs = load(name, device)
+    if fingerprint(theirs) != fingerprint(tokenizer):
+        raise NLRLError(f"teacher: {name} gives tokens other numbers than the `tokenizer` does; use its own")
+    return teacher
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> None:

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nlrl.envs import make_from_spec
-from nlrl.envs.oracle import oracle_for
+from nlrl.envs import Game, make_from_spec
+from nlrl.envs.oracle import Oracle, oracle_for
 from nlrl.errors import NLRLError
 
 
-def solution(spec: str, moves: str) -> RenderableType:
-    """The board, its value for the player to move, and value and regret of every legal move.
+def solution(spec: str, text: str = "", save: bool = False) -> RenderableType:
+    """The board, its value for the player to move, the best moves, the distance to the end, and value and regret of
+    every legal move.
+
+    `text` is the moves from the (first) start, or a board as `Game.to_text` writes it, with its lines separated by
+    newlines or by `/`. With `save`, an oracle that keeps a table of solved positions writes it, for the next time.
 
     Raises:
-        NLRLError: a move is not legal where it stands.
+        NLRLError: a move is not legal where it stands, the board is none of this game, the position is too hard, or
+            there is nothing to save.
     """
     game = make_from_spec(spec)
+    state = _read_state(game, text)
+    parts: list[RenderableType] = [Text(game.to_text(state))]
+    if game.is_terminal(state):
+        parts.append(Text(f"The game is over; returns: {game.returns(state)}"))
+    else:
+        parts += _judgement(oracle_for(game), state)
+    if save:
+        parts.append(Text(f"The solved positions are in {_save(game)}"))
+    return Group(*parts)
+
+
+def _read_state(game: Game[Any], text: str) -> Any:
+    if "\n" not in text and "/" not in text:
+        return _play(game, text)
+    lines = text.split("\n") if "\n" in text else text.split("/")
+    try:
+        return game.parse_text("\n".join(lines))
+    except ValueError as error:
+        raise NLRLError(f"STATE: no board of {game.spec}: {error}") from error
+
+
+def _play(game: Game[Any], moves: str) -> Any:
     state = game.initial_states()[0]
     for word in moves.split():
         action = game.parse_action(state, word)
@@ -25,13 +54,27 @@ def solution(spec: str, moves: str) -> RenderableType:
             legal = " ".join(game.action_text(state, a) for a in game.legal_actions(state))
             raise NLRLError(f"STATE: '{word}' is not a legal move there; legal: {legal or 'none, the game is over'}")
         state = game.apply(state, action).state
-    if game.is_terminal(state):
-        return Group(Text(game.to_text(state)), Text(f"The game is over; returns: {game.returns(state)}"))
-    oracle = oracle_for(game)
-    player = game.player_names[game.current_player(state)]
-    table = Table(title=f"{player} to move; value {oracle.value(state):+.2f} under perfect play")
-    for header in ("move", "value", "regret"):
-        table.add_column(header, justify="right")
-    for action, value in sorted(oracle.q_values(state).items(), key=lambda item: -item[1]):
+    return state
+
+
+def _judgement(oracle: Oracle[Any], state: Any) -> list[RenderableType]:
+    game, q_values, best = oracle.game, oracle.q_values(state), oracle.best_actions(state)
+    player, distance = game.player_names[game.current_player(state)], oracle.distance(state)
+    names = "every move" if len(best) == len(q_values) else " ".join(game.action_text(state, a) for a in best)
+    length = "not computed" if distance is None else f"{distance} moves"
+    table = Table("move", "value", "regret")
+    for action, value in sorted(q_values.items(), key=lambda item: -item[1]):
         table.add_row(game.action_text(state, action), f"{value:+.2f}", f"{oracle.regret(state, action):.2f}")
-    return Group(Text(game.to_text(state)), table)
+    lines = (
+        f"{player} to move; value {oracle.value(state):+.2f} under perfect play",
+        f"Best: {names}",
+        f"Distance to the end under best play: {length}",
+    )
+    return [*map(Text, lines), table]
+
+
+def _save(game: Game[Any]) -> Any:
+    save = getattr(oracle_for(game), "save", None)
+    if save is None:
+        raise NLRLError(f"{game.spec} is solved anew each time; there is no table to save")
+    return save()

@@ -45,14 +45,14 @@ class TrainerActor:
 
         import torch
 
-        from nlrl.backbones.loading import load
+        from nlrl.backbones.loading import load_trainable
         from nlrl.backbones.prompts import PromptEncoder
         from nlrl.orchestration.models import resolve_device, set_threads
 
         set_threads(threads)
         self._base = base
         self._device = resolve_device(device)
-        model, self._tokenizer = load(base, device=self._device, dtype=torch.float32)
+        model, self._tokenizer = load_trainable(base, device=self._device, dtype=torch.float32)
         self._networks = {"critic": model, "actor": copy.deepcopy(model)}
         self._prompts = PromptEncoder(self._tokenizer)
 

@@ -9,6 +9,8 @@ from transformers import PreTrainedConfig
 
 from nlrl.backbones.registry import register
 
+ROPES = ("rotary", "official")
+
 
 @register
 @strict
@@ -31,6 +33,9 @@ class NGPTConfig(PreTrainedConfig):
     """By default hidden_size / num_attention_heads."""
     max_position_embeddings: int = 2048
     rope_theta: float = 10000.0
+    rope: str = "rotary"
+    """"official" gives what the public repository computes in place of a rotation (`modeling.official_rotary`): for its
+    checkpoints only. It neither keeps lengths nor makes scores relative."""
     alpha_init: float = 0.05
     """How far a layer moves the hidden state towards its own output at the start; the paper's choice is about 1 /
     layers."""
@@ -42,9 +47,18 @@ class NGPTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
-        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self._derived_head_dim()
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         super().__post_init__(**kwargs)
+
+    def _derived_head_dim(self) -> int:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}); or set head_dim"
+            )
+        return self.hidden_size // self.num_attention_heads
 
     def validate_architecture(self):
         """Refuses what nGPT cannot be."""
@@ -54,6 +68,10 @@ class NGPTConfig(PreTrainedConfig):
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
                 f"({kv_heads})"
             )
+        if self.rope not in ROPES:
+            raise ValueError(f"rope is {self.rope!r}; it must be one of {', '.join(ROPES)}")
+        if self.alpha_init <= 0:
+            raise ValueError(f"alpha_init ({self.alpha_init}) must be above 0: layers would not move the hidden state")
         if head_dim % 2:
             raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs")
         if self.tie_word_embeddings:

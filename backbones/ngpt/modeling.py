@@ -14,11 +14,17 @@ Scales are moved to where they cost least; the function and its gradients are th
 * `s_qk` multiplies the query twice instead of query and key once each. With fewer key than query heads each query
   head keeps its own.
 * `s_u`, `s_v` and `sqrt(hidden_size)` multiply rows of the weight instead of every token's activations. So does `s_z`.
-* Both halves of the gated layer are multiplied by `sqrt(hidden_size)`; the first half's factor is normalised away
-  with the output.
+* Both halves of the gated layer are multiplied by `sqrt(hidden_size)`, as in the authors' code; the first half's
+  factor is normalised away with the output.
+
+Where the paper and the authors' code disagree: the code keeps the absolute value of the shares of way (alpha), so does
+this; its rotary embedding is no rotation, this one is unless `rope="official"`; it stores block matrices in bfloat16
+without a master copy, these weights are float32 and computed with in bfloat16 under autocast, norms in float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +55,27 @@ class Scale(nn.Module):
         return self.weight * (self.value / self.stored)
 
 
+def official_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What NVIDIA/ngpt computes where the paper says rotary embedding.
+
+    Its table of a position is sin, cos, sin, cos, ... by frequency; the first half of the table is then taken for sines
+    S and the second for cosines C, and the two products of each rotated channel are never added:
+
+        y[2j] = -x[2j + 1] * C[j]        y[2j + 1] = x[2j] * S[j]
+
+    Args: x: `(batch, time, heads, head_dim)`; cos, sin: `rotary.angles`. Returns: the shape and dtype of x.
+    """
+    s, c = torch.stack((sin, cos), -1).flatten(-2).chunk(2, -1)
+    a, b = x.to(cos.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((-b * c, a * s), -1).flatten(-2).to(x.dtype)
+
+
 class Attention(nn.Module):
     def __init__(self, config: NGPTConfig, layer: int):
         super().__init__()
         self.layer = layer
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
+        self.head_dim, self.rope = config.head_dim, config.rope
         self.qkv = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.output = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
         self.qk_scale = Scale(self.heads * self.head_dim, 1.0, config.hidden_size**-0.5)
@@ -62,7 +83,10 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, context: Context) -> Tensor:
         qkv = self.qkv(h).unflatten(-1, (-1, self.head_dim))
         query_key, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), 2)
-        query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
+        if self.rope == "official":
+            query_key = official_rotary(query_key, context.cos, context.sin)
+        else:
+            query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
         query_key = F.rms_norm(query_key, (self.head_dim,), eps=SMALLEST_SQUARE)
         query, key = query_key.split((self.heads, self.kv_heads), 2)
         query = query * self.qk_scale().square().view(self.heads, self.head_dim).to(query.dtype)
@@ -95,12 +119,15 @@ class Layer(GradientCheckpointingLayer):
         h = kernels.unit_lerp(h, self.attention(h, context), self.attention_alpha().abs())
         return kernels.unit_lerp(h, self.mlp(h), self.mlp_alpha().abs())
 
-    @torch.no_grad()
-    def normalise(self) -> None:
+    def unit_axes(self) -> Iterator[tuple[Tensor, int]]:
         for reads in (self.attention.qkv, self.mlp.up_gate):
-            normalise(reads.weight, dim=1)
+            yield reads.weight, 1
         for writes in (self.attention.output, self.mlp.down):
-            normalise(writes.weight, dim=0)
+            yield writes.weight, 0
+
+    def normalise(self) -> None:
+        for weight, axis in self.unit_axes():
+            normalise(weight, axis)
 
 
 class NGPTForCausalLM(Backbone):
@@ -151,13 +178,19 @@ class NGPTForCausalLM(Backbone):
     @torch.no_grad()
     def after_step(self) -> None:
         """Puts every vector of the embedding space back onto the unit sphere."""
+        for weight, axis in self.unit_axes():
+            normalise(weight, axis)
+
+    def unit_axes(self) -> Iterator[tuple[Tensor, int]]:
+        """Every matrix of unit vectors, and the axis along which they lie. `NormalisedAdam` takes them."""
         for embedding in (self.embed_tokens, self.lm_head):
-            normalise(embedding.weight, dim=1)
+            yield embedding.weight, 1
         for module in self.modules():
             if isinstance(module, Layer):
-                module.normalise()
+                yield from module.unit_axes()
 
 
+@torch.no_grad()
 def normalise(matrix: Tensor, dim: int) -> None:
     """Divides a matrix in place by the lengths of its vectors along `dim`."""
     wide = matrix.to(torch.promote_types(matrix.dtype, torch.float32))

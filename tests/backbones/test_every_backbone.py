@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from nlrl.backbones import NGPTConfig, NGPTForCausalLM, TransformerConfig, TransformerForCausalLM
+from nlrl.backbones import (
+    BiMambaConfig,
+    BiMambaForCausalLM,
+    DiffTransformerConfig,
+    DiffTransformerForCausalLM,
+    HymbaConfig,
+    HymbaForCausalLM,
+    NGPTConfig,
+    NGPTForCausalLM,
+    TransformerConfig,
+    TransformerForCausalLM,
+)
 from nlrl.backbones.packing import block_mask
 
 VOCABULARY = 53
@@ -11,9 +22,23 @@ SIZES = dict(
     vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
     num_key_value_heads=2,
 )  # fmt: skip
+MAMBA = dict(
+    vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, head_dim=16, state_size=6, n_groups=2, norm_groups=2,
+    chunk_size=8,
+)  # fmt: skip
+HYMBA = SIZES | dict(
+    num_hidden_layers=8, sliding_window=5, global_attn_idx=[0, 3, 7], kv_reuse_group=[[1, 2], [4, 5, 6]],
+    num_memory_tokens=4, mamba_d_state=4, rope_type="ntk", orig_max_position_embeddings=512,
+)  # fmt: skip
 MODELS = {
+    "hymba": lambda: HymbaForCausalLM(HymbaConfig(**HYMBA)),
+    "bimamba": lambda: BiMambaForCausalLM(BiMambaConfig(**MAMBA)),
+    "mamba2": lambda: BiMambaForCausalLM(BiMambaConfig(binary=False, **MAMBA)),
     "transformer": lambda: TransformerForCausalLM(TransformerConfig(**SIZES)),
     "ngpt": lambda: NGPTForCausalLM(NGPTConfig(**SIZES)),
+    "ngpt_official": lambda: NGPTForCausalLM(NGPTConfig(rope="official", **SIZES)),
+    "diff_transformer_v1": lambda: DiffTransformerForCausalLM(DiffTransformerConfig(version=1, **SIZES)),
+    "diff_transformer_v2": lambda: DiffTransformerForCausalLM(DiffTransformerConfig(version=2, **SIZES)),
 }
 """Small models with every part of their architecture in them; a window, where there is one, is shorter than LONG."""
 LONG = 23

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import nlrl.backbones
-from nlrl.backbones import NGPTConfig, NGPTForCausalLM, TransformerConfig, TransformerForCausalLM, loading
+from nlrl.backbones import NGPTConfig, NGPTForCausalLM, TransformerConfig, TransformerForCausalLM, loading, registry
 from nlrl.errors import NLRLError
 
 WORDS = ["<bos>", "<eos>", "<pad>", "<answer>", *"abcdefghij"]
@@ -127,7 +127,8 @@ def test_hugging_face_llama_folders_load(tmp_path):
 
 def test_unknown_architectures_are_refused(saved):
     edit_config(saved, model_type="gpt2")
-    assert "model_type is 'gpt2'; known are ngpt, transformer, llama" in refusal(saved)
+    known = ", ".join([*sorted(registry.MODELS), *loading.FOREIGN])
+    assert f"model_type is 'gpt2'; known are {known}" in refusal(saved)
     edit_config(saved, model_type=None)
     assert "None" in refusal(saved)
 

@@ -187,6 +187,34 @@ def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(engine, tiny
     assert engine.generate([chat(WORDS[0])]) == before
 
 
+def test_an_exported_bi_mamba_is_served_as_it_is(tiny_llama, vllm_environment, tmp_path):
+    """vLLM's Mamba2, which on a CPU computes in bfloat16 only, reads the dense export of a binary model."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from nlrl.backbones import BiMambaConfig, BiMambaForCausalLM, to_hf_mamba2
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama[0])
+    torch.manual_seed(0)
+    sizes = dict(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, head_dim=64, state_size=64,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = BiMambaForCausalLM(BiMambaConfig(initializer_range=0.3, eos_token_id=2, **sizes)).eval()
+    to_hf_mamba2(model, tmp_path / "m", tokenizer)
+    served = VLLMModel(settings(tmp_path / "m").model_copy(update={"dtype": "bfloat16"}))
+    try:
+        completions = served.generate([chat(words, DRAWN, seed=7) for words in (*WORDS, LONG)])
+    finally:
+        served.close()
+    reference = Reference(tmp_path / "m")
+    reference.model = model
+    for completion, words in zip(completions, (*WORDS, LONG), strict=True):
+        expected = reference.logprobs(reference.prompt(chat(words)), completion.tokens)
+        assert completion.logprobs == pytest.approx(expected, abs=0.15)
+        assert max(expected) - min(expected) > 1, "else this would show nothing"
+
+
 def test_a_folder_without_a_checkpoint_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(NLRLError, match=r"model: .*config\.json"):
         VLLMModel(settings(tmp_path))

@@ -14,7 +14,7 @@ from nlrl.orchestration.cli import run_cli
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.play_terminal import play_terminal
 
-COMMANDS = ("report", "eval", "pretrain", "corpus", "solve", "check", "bench", "play", "view", "verify")
+COMMANDS = ("report", "eval", "pretrain", "corpus", "convert", "solve", "check", "bench", "play", "view", "verify")
 
 
 def nlrl(*arguments, **options):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from nlrl.backbones import registry
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import VOLATILE, ModelConfig, RunConfig, load_config, read_toml, to_toml, validated
+from nlrl.orchestration.overrides import overridden
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +62,47 @@ def test_what_cannot_be_is_refused_by_field_value_and_what_would_be_right(values
     with pytest.raises(NLRLError, match=rf"^somewhere: {complaint}") as caught:
         config(**values)
     assert "\n" not in str(caught.value)
+
+
+# -- the backbone, which is a name -------------------------------------------------------------------------------------
+@pytest.fixture
+def bases(tmp_path, monkeypatch):
+    """Two architectures with a bundled base, whatever ships."""
+    for name in ("transformer-base", "diff-transformer-base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    monkeypatch.setattr(registry, "BUNDLED", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "diff_transformer"])
+def test_a_backbone_selects_its_bundled_base(bases, kind):
+    model = config(model={"backbone": kind}).model
+    assert model.name == f"{kind.replace('_', '-')}-base"
+    assert model.backbone is None, "one field says which model"
+    assert overridden(load_config(ROOT / "configs/tictactoe.toml"), ["--model.backbone", kind]).model == model
+
+
+def test_the_last_word_about_the_model_counts(bases):
+    default = config(model={"backbone": "diff_transformer"})
+    assert overridden(default, ["--model.name", "runs/mine/agent"]).model.name == "runs/mine/agent"
+    default = config(model={"name": "runs/mine/agent"})
+    assert overridden(default, ["--model.backbone", "diff_transformer"]).model.name == "diff-transformer-base"
+
+
+def test_a_run_with_a_backbone_is_the_run_with_its_base(bases):
+    assert to_toml(config(model={"backbone": "transformer"})) == to_toml(config())
+
+
+@pytest.mark.parametrize("wrong", ["hymba", "transformer-base", "gpt2", ""])
+def test_a_backbone_without_a_bundled_base_is_refused_with_those_that_have_one(bases, wrong):
+    said = rf"model.backbone: .*bundled base are diff_transformer, transformer \(got '{wrong}'\)"
+    with pytest.raises(NLRLError, match=said):
+        config(model={"backbone": wrong})
+
+
+def test_a_backbone_is_for_native_models(bases):
+    with pytest.raises(NLRLError, match=r"model: .*backbone is for kind 'native', not 'vllm'"):
+        config(model={"kind": "vllm", "backbone": "transformer"})
 
 
 def test_all_mistakes_are_named_at_once():

@@ -1,0 +1,115 @@
+"""Matrices of one bit a weight: a sign, and a learned scale and shift for each input (arXiv 2411.11843, section 3.2;
+arXiv 2407.07093, equations 1 to 3).
+
+    W~_ij = alpha_j sign(W_ij) + beta_j          y = x W~^T = (alpha * x) S^T + (x . beta)
+
+alpha and beta belong to the input columns, as in the authors' code; most binary networks scale output rows. The form on
+the right multiplies by exact +1 and -1 in any dtype, where W~ itself would be rounded.
+
+Gradients, with u = dy S and c = the sum of dy over the outputs (straight through the sign, without clipping):
+
+    dx = alpha * u + beta c      dalpha = sum x * u      dbeta = sum x c      dW = dy^T (alpha * x)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+
+class FBILinear(nn.Module):
+    """A matrix whose signs count. The weights they are the signs of are latent: the optimizer moves them."""
+
+    def __init__(self, inputs: int, outputs: int, device=None, dtype=None):
+        super().__init__()
+        like = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, **like))
+        self.alpha = nn.Parameter(torch.empty(inputs, **like))
+        self.beta = nn.Parameter(torch.empty(inputs, **like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: `(..., inputs)`. Returns: `(..., outputs)`."""
+        return fbi_linear(x, signs(self.weight), self.alpha, self.beta)
+
+    @torch.no_grad()
+    def fit_scales(self) -> None:
+        """Sets beta to each column's mean and alpha to its mean distance from that."""
+        mean = self.weight.mean(0)
+        init.copy_(self.beta, mean)
+        init.copy_(self.alpha, (self.weight - mean).abs().mean(0))
+
+    @torch.no_grad()
+    def dense(self) -> Tensor:
+        """W~, `(outputs, inputs)`, in float32 at least."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return self.alpha.to(wide) * signs(self.weight).to(wide) + self.beta.to(wide)
+
+
+def fbi_linear(x: Tensor, signs: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Args: x: `(..., inputs)`; signs: `(outputs, inputs)`, +1 and -1; alpha, beta: `(inputs,)`."""
+    return F.linear(x * alpha, signs) + (x * beta).sum(-1, keepdim=True)
+
+
+def signs(weight: Tensor) -> Tensor:
+    """+1 or -1 by the sign bit, with the gradient of the identity.
+
+    By the sign bit, a zero is +1 and a negative weight that a narrower dtype rounds to zero stays -1, so storing latent
+    weights in 16 bits or as bits changes no sign. (The authors' code takes 0 for the sign of an exact zero.)
+    """
+    return _Sign.apply(weight)  # pyright: ignore[reportReturnType]
+
+
+BLOCK_WEIGHTS = 1 << 18
+"""Weights unpacked at once on a CPU: what stays in a core's caches. Other devices unpack whole matrices."""
+
+
+class PackedFBILinear(nn.Module):
+    """An `FBILinear` that holds its signs as bits: the same function, 1 bit a weight. Scales and shifts can be trained,
+    signs cannot.
+
+    The matrix is unpacked to multiply by it, a block of rows at a time, and dropped.
+    """
+
+    bits: Tensor
+
+    def __init__(self, inputs: int, outputs: int, device=None, dtype=None):
+        super().__init__()
+        self.inputs = inputs
+        like = {"device": device, "dtype": dtype}
+        self.register_buffer("bits", torch.zeros(outputs, -(-inputs // 8), dtype=torch.uint8, device=device))
+        self.alpha = nn.Parameter(torch.empty(inputs, **like))
+        self.beta = nn.Parameter(torch.empty(inputs, **like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: `(..., inputs)`. Returns: `(..., outputs)`."""
+        scaled, shift = x * self.alpha, (x * self.beta).sum(-1, keepdim=True)
+        rows = max(1, BLOCK_WEIGHTS // self.inputs) if x.device.type == "cpu" else len(self.bits)
+        blocks = [F.linear(scaled, unpack_signs(bits, self.inputs, scaled.dtype)) for bits in self.bits.split(rows)]
+        return (torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]) + shift
+
+
+def pack_signs(weight: Tensor) -> Tensor:
+    """The signs of `(outputs, inputs)` as uint8 `(outputs, inputs / 8, rounded up)`: eight weights of a row are a byte,
+    the first in its lowest bit; a set bit is +1."""
+    positive = F.pad((~weight.signbit()).to(torch.uint8), (0, -weight.shape[1] % 8))
+    places = torch.arange(8, dtype=torch.uint8, device=weight.device)
+    return (positive.unflatten(1, (-1, 8)) << places).sum(-1, dtype=torch.uint8)
+
+
+def unpack_signs(bits: Tensor, inputs: int, dtype: torch.dtype) -> Tensor:
+    """+1 and -1, `(outputs, inputs)`, of what `pack_signs` made."""
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    ones = (bits[..., None] >> places) & 1
+    return ones.flatten(1)[:, :inputs].to(dtype).mul_(2).sub_(1)
+
+
+class _Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight: Tensor) -> Tensor:
+        return torch.ones_like(weight).copysign_(weight)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient

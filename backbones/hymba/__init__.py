@@ -1,0 +1,1 @@
+"""Hymba: attention and Mamba heads in parallel, behind learned meta tokens."""

@@ -1,0 +1,93 @@
+"""What Hymba keeps of a text.
+
+1. Global layers keep keys and values of every text position; windowed layers a ring: position p lives in slot
+   p mod slots, and `reach` slots are enough, as a call's own tokens are seen before they are written (`places`).
+2. Layers that use another's keys and values keep none.
+3. What the meta tokens leave (`Prefix`) is the same for every row: one copy, shared by all states of a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nlrl.backbones.decode_state import Axes, DecodeState
+from nlrl.backbones.hymba.configuration import HymbaConfig
+from nlrl.backbones.hymba.prefix import Prefix
+
+
+@dataclass
+class HymbaState(DecodeState):
+    """The decode state; a layer's place in a tensor is its place among the layers of that kind."""
+
+    room: int
+    whole_keys: Tensor
+    """`(global layers, batch, kv_heads, length, head_dim)`; values likewise with v_head_dim."""
+    whole_values: Tensor
+    ring_keys: Tensor
+    """`(windowed layers with keys, batch, kv_heads, slots, head_dim)`."""
+    ring_values: Tensor
+    conv: Tensor
+    """`(Mamba layers, batch, d_conv - 1, d_inner)`, inputs of the convolution."""
+    ssm: Tensor
+    """`(Mamba layers, batch, d_inner, d_state)`, float32 at least."""
+    meta_keys: Tensor | None
+    meta_values: Tensor | None
+    meta_conv: Tensor | None
+    meta_ssm: Tensor | None
+    AXES: ClassVar[dict[str, Axes]] = {
+        "whole_keys": (1, 3), "whole_values": (1, 3), "ring_keys": (1, 3), "ring_values": (1, 3), "conv": (1, None),
+        "ssm": (1, None), "meta_keys": (None, None), "meta_values": (None, None), "meta_conv": (None, None),
+        "meta_ssm": (None, None),
+    }  # fmt: skip
+
+    @classmethod
+    def zeros(
+        cls, config: HymbaConfig, batch: int, length: int, prefix: Prefix, device, dtype: torch.dtype
+    ) -> HymbaState:
+        """An empty state for `length` text tokens a row, with a prefix it shares."""
+        whole = sum(layer in config.global_attn_idx for layer in config.kv_layers)
+        ring, ssm = len(config.kv_layers) - whole, len(config.ssm_layers)
+        slots = max(1, min(config.reach, length))
+
+        def zeros(*shape, dtype=dtype):
+            return torch.zeros(shape, device=device, dtype=dtype)
+
+        return cls(
+            length,
+            zeros(whole, batch, config.num_key_value_heads, length, config.head_dim),
+            zeros(whole, batch, config.num_key_value_heads, length, config.v_head_dim),
+            zeros(ring, batch, config.num_key_value_heads, slots, config.head_dim),
+            zeros(ring, batch, config.num_key_value_heads, slots, config.v_head_dim),
+            zeros(ssm, batch, config.mamba_d_conv - 1, config.d_inner),
+            zeros(ssm, batch, config.d_inner, config.mamba_d_state, dtype=torch.promote_types(dtype, torch.float32)),
+            prefix.keys,
+            prefix.values,
+            prefix.conv,
+            prefix.ssm,
+        )
+
+    @property
+    def length(self) -> int:
+        return self.room
+
+    @property
+    def prefix(self) -> Prefix:
+        return Prefix(self.meta_keys, self.meta_values, self.meta_conv, self.meta_ssm)
+
+    @property
+    def shared_nbytes(self) -> int:
+        """Bytes of the prefix, which all rows (and all states of a model) share; `nbytes` counts them too."""
+        return sum(part.nbytes for part, (row, _) in self._parts() if row is None)
+
+    def view(self, rows: slice, length: int) -> HymbaState:
+        """As the base's. A ring with more slots than `length` has not gone round, so its first slots are all."""
+
+        def narrow(part: Tensor, row: int, slot: int | None) -> Tensor:
+            part = part[(slice(None),) * row + (rows,)]
+            return part if slot is None else part.narrow(slot, 0, min(length, part.shape[slot]))
+
+        return replace(self._changed(narrow), room=length)

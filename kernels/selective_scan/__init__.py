@@ -1,0 +1,1 @@
+"""The selective state space recurrence of Mamba-1 over rows of documents."""

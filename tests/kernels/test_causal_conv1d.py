@@ -1,0 +1,149 @@
+"""The convolution against sums written out token by token, in rows of documents with windows and padding."""
+
+import pytest
+import torch
+
+from nlrl import kernels
+
+IMPLEMENTATIONS = ["reference", "eager"]
+POSITIONS = torch.tensor([
+    [0, 1, 2, 3, 4, 5, 6, 7, 8],
+    [5, 6, 7, 0, 1, 0, 1, 2, -1],  # goes on, then two documents begin, then padding
+    [3, 0, -1, -1, -1, -1, -1, -1, -1],
+    [-1, -1, -1, 0, 1, 2, 3, 4, 5],
+    [-1, -1, -1, -1, -1, -1, -1, -1, -1],
+])  # fmt: skip
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def causal_conv1d(request):
+    return getattr(kernels.causal_conv1d, request.param)
+
+
+def inputs(taps: int, channels: int = 3, positions: torch.Tensor = POSITIONS):
+    draw = torch.Generator().manual_seed(taps)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    rows = positions.shape[0]
+    return {
+        "x": randn(*positions.shape, channels),
+        "weight": randn(channels, taps),
+        "bias": randn(channels),
+        "position_ids": positions,
+        "window": randn(rows, taps - 1, channels),
+        "initial": randn(taps - 1, channels),
+    }
+
+
+def by_hand(x, weight, bias, position_ids, window, initial):
+    """One token after the other; padding stays zero."""
+    taps, y, new_window = weight.shape[1], torch.zeros_like(x), window.clone()
+    for row, places in enumerate(position_ids.tolist()):
+        before = list(window[row])
+        for time, position in enumerate(places):
+            if position < 0:
+                continue
+            before = [*(initial if position == 0 else before), x[row, time]][-taps:]
+            y[row, time] = bias + sum(weight[:, i] * before[i] for i in range(taps))
+            before = before[1:]
+        new_window[row] = torch.stack(before) if before else new_window[row]
+    return y, new_window
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_is_the_sum_of_the_tokens_of_its_own_document(causal_conv1d, taps):
+    arguments = inputs(taps)
+    (y, window), (expected, _) = causal_conv1d(**arguments), by_hand(**arguments)
+    real = POSITIONS >= 0
+    torch.testing.assert_close(y[real], expected[real], rtol=1e-12, atol=1e-12)
+    assert y.isfinite().all()
+    assert window.shape == arguments["window"].shape
+
+
+def test_without_a_window_an_initial_or_a_bias_there_are_zeros(causal_conv1d):
+    arguments = inputs(4)
+    zeros = {name: torch.zeros_like(arguments[name]) for name in ("window", "initial", "bias")}
+    nothing = dict.fromkeys(zeros)
+    for found, expected in zip(causal_conv1d(**arguments | nothing), causal_conv1d(**arguments | zeros), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_new_window_ends_with_the_last_token(causal_conv1d):
+    arguments = inputs(4)
+    x, old, new = arguments["x"], arguments["window"], causal_conv1d(**arguments)[1]
+    assert torch.equal(new[0], x[0, -3:])
+    assert torch.equal(new[1], x[1, 5:8])
+    assert torch.equal(new[2], torch.cat((old[2, 2:], x[2, :2])))
+    assert torch.equal(new[4], old[4]), "padding leaves no trace"
+
+
+@pytest.mark.parametrize("cuts", [(1,) * 9, (2, 7), (4, 1, 4), (8, 1)])
+def test_parts_equal_the_whole(causal_conv1d, cuts):
+    arguments = inputs(4)
+    expected, end = causal_conv1d(**arguments)
+    parts, window, start = [], arguments["window"], 0
+    for size in cuts:
+        part = slice(start, start + size)
+        now = {"x": arguments["x"][:, part], "position_ids": POSITIONS[:, part], "window": window}
+        y, window = causal_conv1d(**arguments | now)
+        parts.append(y)
+        start += size
+    real = POSITIONS >= 0
+    torch.testing.assert_close(torch.cat(parts, 1)[real], expected[real], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(window, end)
+
+
+def test_padding_is_never_read(causal_conv1d):
+    """What stands in padding changes nothing, not even by being NaN."""
+    arguments = inputs(4)
+    real = (POSITIONS >= 0)[..., None]
+    y, window = causal_conv1d(**arguments)
+    poisoned = arguments | {"x": arguments["x"].where(real, torch.nan)}
+    again, same_window = causal_conv1d(**poisoned)
+    assert torch.equal(y.where(real, 0), again.where(real, 0))
+    assert torch.equal(window, same_window)
+
+
+@pytest.mark.parametrize("taps", [1, 4])
+def test_gradients_are_those_of_the_plain_formula(taps):
+    arguments = inputs(taps)
+    leaves = [name for name in arguments if name != "position_ids"]
+    found = []
+    for implementation in (kernels.causal_conv1d.eager, kernels.causal_conv1d.reference):
+        fresh = arguments | {name: arguments[name].clone().requires_grad_() for name in leaves}
+        y, window = implementation(**fresh)
+        loss = (y.sin() * (POSITIONS >= 0)[..., None]).sum() + window.square().sum()
+        found.append(torch.autograd.grad(loss, [fresh[name] for name in leaves], materialize_grads=True))
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_agree_with_differences(causal_conv1d):
+    arguments = inputs(3, channels=2, positions=POSITIONS[1:3, :5])
+    leaves = [name for name in arguments if name != "position_ids"]
+
+    def function(*tensors):
+        return causal_conv1d(**arguments | dict(zip(leaves, tensors, strict=True)))
+
+    assert torch.autograd.gradcheck(function, [arguments[name].requires_grad_() for name in leaves])
+
+
+def test_half_precision_inputs_are_summed_in_full_precision(causal_conv1d):
+    arguments = inputs(4)
+    half = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in arguments.items()}
+    exact = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in half.items()}
+    y, window = causal_conv1d(**half)
+    assert (y.dtype, window.dtype) == (torch.bfloat16, torch.bfloat16)
+    real = POSITIONS >= 0
+    assert torch.equal(y[real], causal_conv1d(**exact)[0].bfloat16()[real]), "rounded once, at the end"
+
+
+def test_a_compiled_call_gives_the_same():
+    arguments = inputs(4)
+    compiled = torch.compile(lambda *given: kernels.causal_conv1d(*given), backend="aot_eager", fullgraph=True)
+    found, expected = compiled(*arguments.values()), kernels.causal_conv1d(*arguments.values())
+    real = POSITIONS >= 0
+    torch.testing.assert_close(found[0][real], expected[0][real])
+    torch.testing.assert_close(found[1], expected[1])
