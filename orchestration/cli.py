@@ -132,16 +132,18 @@ def study_command(
 
 
 @app.command(name="solve")
-def solve_command(game: Where[str], state: Where[str] = "") -> None:
-    """Prints the exact value of a position and of every legal move.
+def solve_command(game: Where[str], state: Where[str] = "", save: bool = False) -> None:
+    """Prints the exact value of a position and of every legal move, the best moves and how far the end is.
 
     Args:
         game: the game, as in `tictactoe`.
-        state: moves from the start, e.g. "1 5 9"; empty for the start.
+        state: moves from the start, e.g. "1 5 9" or "move left, move up"; or a board, lines separated by `/`; empty for
+            the start.
+        save: keep the solved positions (Breakthrough) for the next time.
     """
     from nlrl.orchestration.solve import solution
 
-    show(solution(game, state))
+    show(solution(game, state, save))
 
 
 @app.command(name="check")

@@ -17,8 +17,9 @@ def solution(spec: str, text: str = "", save: bool = False) -> RenderableType:
     """The board, its value for the player to move, the best moves, the distance to the end, and value and regret of
     every legal move.
 
-    `text` is the moves from the (first) start, or a board as `Game.to_text` writes it, with its lines separated by
-    newlines or by `/`. With `save`, an oracle that keeps a table of solved positions writes it, for the next time.
+    `text` is the moves from the (first) start, with commas between them where they hold spaces; or a board as
+    `Game.to_text` writes it, with its lines separated by newlines or by `/`. With `save`, an oracle that keeps a table
+    of solved positions writes it, for the next time.
 
     Raises:
         NLRLError: a move is not legal where it stands, the board is none of this game, the position is too hard, or
@@ -48,13 +49,23 @@ def _read_state(game: Game[Any], text: str) -> Any:
 
 def _play(game: Game[Any], moves: str) -> Any:
     state = game.initial_states()[0]
-    for word in moves.split():
+    if not moves.strip():
+        return state
+    for word in moves.split(",") if "," in moves or _spaced(game, state) else moves.split():
+        word = word.strip()
         action = game.parse_action(state, word)
         if action is None:
             legal = " ".join(game.action_text(state, a) for a in game.legal_actions(state))
             raise NLRLError(f"STATE: '{word}' is not a legal move there; legal: {legal or 'none, the game is over'}")
-        state = game.apply(state, action).state
+        if len(outcomes := game.transitions(state, action)) > 1:
+            raise NLRLError(f"STATE: '{word}' can lead to {len(outcomes)} positions there; give the board instead")
+        state = outcomes[0].state
     return state
+
+
+def _spaced(game: Game[Any], state: Any) -> bool:
+    """Whether a move is written with a space in it."""
+    return any(" " in game.action_text(state, action) for action in game.legal_actions(state))
 
 
 def _judgement(oracle: Oracle[Any], state: Any) -> list[RenderableType]:

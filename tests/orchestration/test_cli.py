@@ -137,6 +137,14 @@ def test_solve_knows_the_start_and_the_end(capsys):
     assert "The game is over; returns: (1.0, -1.0)" in capsys.readouterr().out
 
 
+def test_solve_takes_moves_with_spaces_in_them_and_boards(capsys):
+    assert run_cli(["solve", "maze(layout=umaze)", "move down, move up"]) == 0
+    by_moves = capsys.readouterr().out
+    assert run_cli(["solve", "maze(layout=umaze)", "#####/#@..#/#.#.#/#.#G#/#####"]) == 0
+    assert capsys.readouterr().out == by_moves
+    assert "Distance to the end under best play: 4 moves" in by_moves
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -144,6 +152,11 @@ def test_solve_knows_the_start_and_the_end(capsys):
         (["tictactoe", "1 4 2 5 3 6"], "'6' is not a legal move there; legal: none, the game is over"),
         (["chess"], "unknown game 'chess'; known: breakthrough, frozen_lake, maze, tictactoe"),
         (["tictactoe(size=4)"], "no parameter 'size'"),
+        (
+            ["maze(layout=umaze)", "move down, move sideways"],
+            "'move sideways' is not a legal move there; legal: move left",
+        ),
+        (["frozen_lake", "right"], "'right' can lead to 3 positions there; give the board instead"),
     ],
 )
 def test_solve_refuses_what_is_not_there(arguments, complaint, capsys):
