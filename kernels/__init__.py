@@ -19,9 +19,7 @@ from nlrl.kernels.swiglu.reference import swiglu as _swiglu
 from nlrl.kernels.unit_lerp.eager import unit_lerp as _eager_unit_lerp
 from nlrl.kernels.unit_lerp.reference import unit_lerp as _unit_lerp
 
-adam_normalise = Op(
-    _adam_normalise, _adam_normalise, triton="nlrl.kernels.adam_normalise.triton:adam_normalise"
-)
+adam_normalise = Op(_adam_normalise, _adam_normalise, triton="nlrl.kernels.adam_normalise.triton:adam_normalise")
 causal_conv1d = Op(_causal_conv1d, _eager_causal_conv1d)
 selective_scan = Op(_selective_scan, _eager_selective_scan, compiled=_compiled_selective_scan)
 ssd = Op(_ssd, _eager_ssd)

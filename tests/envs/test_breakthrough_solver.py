@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nlrl.envs.breakthrough import Breakthrough, BreakthroughState
 from nlrl.envs.breakthrough.oracle import BreakthroughOracle
-from nlrl.envs.breakthrough.solver import NO, SLOTS, UNBOUNDED, YES, ask, new_search
+from nlrl.envs.breakthrough.solver import NO, SLOTS, UNBOUNDED, YES, ask, new_search, words_per_slot
 from nlrl.envs.breakthrough.table import default_path, load_table, save_table
 from nlrl.envs.oracle import oracle_for
 from nlrl.envs.random import Rng
@@ -280,12 +280,14 @@ def test_a_search_that_was_given_up_goes_on_where_it_was():
     assert value == BreakthroughOracle(game).value(start)
 
 
-def test_a_table_with_hardly_any_room_changes_no_answer():
-    game = Breakthrough(4, 4)
+@pytest.mark.parametrize(("size", "most"), [((4, 4), 4), ((5, 5), 2), ((6, 6), 2)])
+def test_a_table_with_hardly_any_room_changes_no_answer(size, most):
+    """Every position has to make do with the same four slots."""
+    game = Breakthrough(*size)
     plain, rng = plain_solver(game), Rng("crowded")
-    search = new_search(4, 4, np.zeros((SLOTS, 1), np.uint64))
-    for _ in range(100):
-        state = random_position(game, rng)._replace(player=0)
+    search = new_search(*size, np.zeros((SLOTS, words_per_slot(*size)), np.uint64))
+    for _ in range(40):
+        state = random_position(game, rng, most)._replace(player=0)
         value, distance = plain(state)
         pawns = np.uint64(state.black), np.uint64(state.white)
         assert ask(*pawns, UNBOUNDED, True, 10**9, search) == (YES if value > 0 else NO)
