@@ -57,7 +57,8 @@ def _play(game: Game[Any], moves: str) -> Any:
         if action is None:
             legal = " ".join(game.action_text(state, a) for a in game.legal_actions(state))
             raise NLRLError(f"STATE: '{word}' is not a legal move there; legal: {legal or 'none, the game is over'}")
-        if len(outcomes := game.transitions(state, action)) > 1:
+        outcomes = list(game.transitions(state, action))
+        if len(outcomes) != 1:
             raise NLRLError(f"STATE: '{word}' can lead to {len(outcomes)} positions there; give the board instead")
         state = outcomes[0].state
     return state
