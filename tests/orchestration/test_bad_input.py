@@ -143,9 +143,9 @@ def test_a_missing_scripted_model_is_named(refused):
 
 def test_an_unknown_architecture_is_named_with_those_known(refused, checkpoint, tmp_path):
     folder = edited(checkpoint, tmp_path, "config.json", lambda config: config.update(model_type="gpt2"))
-    assert f"{folder}/config.json: model_type is 'gpt2'; known are ngpt, transformer, llama" in refused(
-        model=native(folder)
-    )
+    error = refused(model=native(folder))
+    assert f"{folder}/config.json: model_type is 'gpt2'; known are bimamba, diff_transformer, hymba, ngpt" in error
+    assert "transformer, diffllama, llama, mamba2" in error
 
 
 def test_weights_of_another_architecture_are_named_by_their_tensor(refused, checkpoint, tmp_path):
