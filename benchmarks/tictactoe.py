@@ -3,6 +3,7 @@
     python benchmarks/tictactoe.py configs/tictactoe_gpu.toml configs/tictactoe_pool_gpu.toml --seeds 0 1 2 --out FILE
     python benchmarks/tictactoe.py --read FILE...                   prints the table of figures measured before
     python benchmarks/tictactoe.py --read FILE... --until 6         the same, without what came after iteration 6
+    python benchmarks/tictactoe.py --read FILE... --each            every run by itself
     python benchmarks/tictactoe.py --read FILE... --by-iteration    win against random after every iteration
 
 Each run is a process of its own (`nlrl run CONFIG --seed S`), so a run's seconds hold its start, too.
@@ -52,7 +53,18 @@ def figures(out: Path) -> dict[str, Any]:
             "words_agree": metrics["texts"].get("words_agree"),
             "true_claims": metrics["texts"].get("true_claims"),
         }
-    return {"model": load_config(out / "config.toml").model.name, "iterations": rows}
+    return {"model": load_config(out / "config.toml").model.name, "iterations": rows, "ends": iteration_ends(out)}
+
+
+def iteration_ends(out: Path) -> dict[str, float]:
+    """Iteration -> seconds from the run's first measurement (of the untrained agent) to its own."""
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    times = {
+        str(line["step"]): line["time"]
+        for line in lines
+        if "evaluation/exact/exploitability" in line.get("metrics", {})
+    }
+    return {step: round(time - min(times.values()), 1) for step, time in times.items()}
 
 
 def machine() -> dict[str, str]:
@@ -70,8 +82,8 @@ def table(results: list[dict[str, Any]]) -> str:
     """Mean over seeds of the first and the last iteration, as Markdown."""
     lines = [
         "| config | seeds | iterations | win against random: start | after 1 | at the end | loss against minimax "
-        "| can be beaten | forfeits | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| can be beaten | forfeits | seconds | of these in iterations |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(_name(result) for result in results):
         lines.append("| " + " | ".join(_row(name, [result for result in results if _name(result) == name])) + " |")
@@ -122,7 +134,12 @@ def _row(name: str, group: list[dict[str, Any]]) -> list[str]:
         _spread([row["exact"]["minimax"]["loss"] for row in ends]),
         _spread([row["exploitability"] for row in ends]),
         _spread([row["forfeits"] for row in ends]),
-        f"{mean(seconds):.0f}" if seconds else "",
+        "/".join(f"{value:.0f}" for value in seconds),
+        "/".join(
+            f"{result['ends'][str(run[-1][0])]:.0f}"
+            for result, run in zip(group, runs, strict=True)
+            if "ends" in result
+        ),
     ]
 
 
@@ -139,12 +156,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--read", type=Path, nargs="+", help="print the table of earlier figures instead of measuring")
     parser.add_argument("--collect", type=Path, nargs="+", help="take figures from finished run folders")
     parser.add_argument("--until", type=int, help="with --read: only iterations up to this one")
+    parser.add_argument("--each", action="store_true", help="with --read: every run in a row of its own")
     parser.add_argument("--by-iteration", action="store_true", help="with --read: win against random by iteration")
     arguments, extra = parser.parse_known_args(argv)
     if arguments.read:
         results = [result for path in arguments.read for result in json.loads(path.read_text())["results"]]
         results = results if arguments.until is None else until(results, arguments.until)
-        print(by_iteration(results) if arguments.by_iteration else table(results))
+        show = by_iteration if arguments.by_iteration else table
+        for group in [[result] for result in results] if arguments.each else [results]:
+            print(show(group))
         return
     results = [figures(path) | {"config": path.name, "seed": 0, "seconds": None} for path in arguments.collect or []]
     for config in arguments.configs:
