@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nlrl.envs.batched import streams
 from nlrl.envs.batched.batch import Actions, BatchedGame, Bools
 from nlrl.envs.breakthrough import Breakthrough, BreakthroughState
+from nlrl.envs.jit import compiled
 
 Boards = NDArray[np.uint64]
 
@@ -44,7 +44,7 @@ def geometry(rows: int, columns: int) -> Geometry:
     return Geometry(3 * rows * columns, *map(np.uint64, words))
 
 
-@njit(cache=True)
+@compiled
 def _count(bits: np.uint64) -> Any:
     """Set bits (Warren, Hacker's Delight, 5-1)."""
     bits -= (bits >> _1) & _PAIRS
@@ -52,13 +52,13 @@ def _count(bits: np.uint64) -> Any:
     return np.int64((((bits + (bits >> _4)) & _BYTES) * _ONES) >> _56)
 
 
-@njit(cache=True)
+@compiled
 def _shifted(bits: np.uint64, player: np.uint64, by: np.uint64) -> np.uint64:
     """`by` cells ahead for the player: black (0) moves towards higher bits."""
     return bits >> by if player == _1 else bits << by
 
 
-@njit(cache=True)
+@compiled
 def _origins(
     own: np.uint64, enemy: np.uint64, player: np.uint64, size: Geometry
 ) -> tuple[np.uint64, np.uint64, np.uint64]:
@@ -74,13 +74,13 @@ def _origins(
     )
 
 
-@njit(cache=True)
+@compiled
 def _of_game(boards: Boards, i: int, size: Geometry) -> tuple[np.uint64, np.uint64, np.uint64]:
     player = boards[i, 2]
     return _origins(boards[i, player], boards[i, player ^ _1], player, size)
 
 
-@njit(cache=True)
+@compiled
 def _mask(boards: Boards, size: Geometry, out: Bools) -> None:
     for i in range(len(out)):
         origins = _of_game(boards, i, size)
@@ -88,7 +88,7 @@ def _mask(boards: Boards, size: Geometry, out: Bools) -> None:
             out[i, action] = (origins[action % 3] >> np.uint64(action // 3)) & _1 != _0
 
 
-@njit(cache=True)
+@compiled
 def _choose(boards: Boards, size: Geometry, moves: streams.Streams, out: Actions) -> None:
     for i in range(len(out)):
         lower, straight, higher = _of_game(boards, i, size)
@@ -111,7 +111,7 @@ def _choose(boards: Boards, size: Geometry, moves: streams.Streams, out: Actions
         out[i] = 3 * _count(pawn - _1) + direction
 
 
-@njit(cache=True)
+@compiled
 def _play(boards: Boards, actions: Actions, size: Geometry, rewards: NDArray[np.float64], terminated: Bools) -> int:
     for i, action in enumerate(actions):
         if not 0 <= action < size.num_actions:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from nlrl.envs.jit import compiled
 from nlrl.envs.random import derive_seed
 
 Streams = NDArray[np.uint64]
@@ -27,7 +27,7 @@ def make_streams(seed: int | str, size: int, purpose: str) -> Streams:
     return np.array([derive_seed("batched", seed, i, purpose) for i in range(size)], dtype=np.uint64)
 
 
-@njit(cache=True)
+@compiled
 def bits(streams: Streams, i: int) -> np.uint64:
     """64 uniform bits of stream i."""
     z = streams[i] + _GAMMA
@@ -37,20 +37,20 @@ def bits(streams: Streams, i: int) -> np.uint64:
     return z ^ (z >> _31)
 
 
-@njit(cache=True)
+@compiled
 def below(streams: Streams, i: int, n: Any) -> Any:
     """A uniform integer in [0, n), n < 2**31: the high word of bits * n, from two products that fit 64 bits."""
     word, count = bits(streams, i), np.uint64(n)
     return np.int64(((word >> _32) * count + (((word & _LOW) * count) >> _32)) >> _32)
 
 
-@njit(cache=True)
+@compiled
 def uniform(streams: Streams, i: int) -> Any:
     """A uniform float in [0, 1)."""
     return np.float64(bits(streams, i) >> _11) * 2.0**-53
 
 
-@njit(cache=True)
+@compiled
 def draw_below(streams: Streams, games: NDArray[np.intp], n: int) -> NDArray[np.intp]:
     """(m,) uniform integers in [0, n), one from the stream of each of `games`."""
     out = np.empty(len(games), dtype=np.intp)

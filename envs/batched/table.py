@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nlrl.envs.batched import streams
 from nlrl.envs.batched.batch import Actions, BatchedGame, Bools
 from nlrl.envs.game import Game
+from nlrl.envs.jit import compiled
 from nlrl.envs.state_table import StateTable
 from nlrl.errors import NLRLError
 
@@ -22,14 +22,14 @@ MAX_STATES = 20_000
 """Of larger games the table would take longer to make than it saves."""
 
 
-@njit(cache=True)
+@compiled
 def _choose(rows: Rows, first_pair: Rows, pair_action: Rows, moves: streams.Streams, out: Actions) -> None:
     for i, row in enumerate(rows):
         first = first_pair[row]
         out[i] = pair_action[first + streams.below(moves, i, first_pair[row + 1] - first)]
 
 
-@njit(cache=True)
+@compiled
 def _draw(probability: NDArray[np.float64], total: Any, chance: streams.Streams, i: int) -> int:
     """`Rng.weighted`, step by step, so that rounding is the same too."""
     if len(probability) == 1:
@@ -42,7 +42,7 @@ def _draw(probability: NDArray[np.float64], total: Any, chance: streams.Streams,
     return len(probability) - 1
 
 
-@njit(cache=True)
+@compiled
 def _outcomes(
     rows: Rows,
     actions: Actions,

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nlrl.envs.batched import streams
 from nlrl.envs.batched.batch import Actions, BatchedGame, Bools
+from nlrl.envs.jit import compiled
 from nlrl.envs.tictactoe import TicTacToeState, won_lines
 
 Boards = NDArray[np.int64]
@@ -27,14 +27,14 @@ _NTH = np.array([np.flatnonzero(bits).tolist() + [-1] * (9 - bits.sum()) for bit
 _WON = np.array([bool(won_lines(TicTacToeState(board, 0), 0)) for board in range(512)])
 
 
-@njit(cache=True)
+@compiled
 def _choose(boards: Boards, moves: streams.Streams, out: Actions) -> None:
     for i in range(len(out)):
         free = _FULL ^ (boards[i, 0] | boards[i, 1])
         out[i] = _NTH[free, streams.below(moves, i, _COUNT[free])]
 
 
-@njit(cache=True)
+@compiled
 def _play(boards: Boards, actions: Actions, rewards: NDArray[np.float64], terminated: Bools) -> int:
     for i, action in enumerate(actions):
         if not 0 <= action < 9 or (boards[i, 0] | boards[i, 1]) >> action & 1:
