@@ -5,6 +5,7 @@ Columns are not contiguous: a program takes several neighbouring ones, so that w
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

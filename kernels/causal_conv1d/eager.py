@@ -28,11 +28,11 @@ def causal_conv1d(
         y = y + bias.to(wide)
     if initial is not None:
         places = torch.arange(weight.shape[1] - 1, device=x.device)
-        y = y + (position_ids[..., None] == places).to(wide) @ _head(weight.to(wide), initial.to(wide))
+        y = y + (position_ids[..., None] == places).to(wide) @ head(weight.to(wide), initial.to(wide))
     return y.to(x.dtype), last_inputs(inputs, position_ids)
 
 
-def _head(weight: Tensor, initial: Tensor) -> Tensor:
+def head(weight: Tensor, initial: Tensor) -> Tensor:
     """What `initial` adds to the output at positions 0 .. K-2, `(K-1, channels)`."""
     taps = weight.shape[1]
     rows = [(weight[:, : taps - 1 - p].T * initial[p:]).sum(0) for p in range(taps - 1)]

@@ -6,6 +6,7 @@ are added in a fixed order afterwards: equal inputs give equal bits, which atomi
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """The convolution against sums written out token by token, in rows of documents with windows and padding."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -147,3 +151,102 @@ def test_a_compiled_call_gives_the_same():
     real = POSITIONS >= 0
     torch.testing.assert_close(found[0][real], expected[0][real])
     torch.testing.assert_close(found[1], expected[1])
+
+
+def results(function, arguments, dtype, device):
+    """Outputs and gradients, in float64 and at places that count; x is a slice of wider rows."""
+    fresh = {name: None if t is None else t.to(device) for name, t in arguments.items()}
+    names = [name for name in fresh if name != "position_ids" and fresh[name] is not None]
+    for name in names:
+        fresh[name] = fresh[name].to(dtype).requires_grad_()
+    wide = torch.cat((fresh["x"].detach(),) * 2, -1).requires_grad_()
+    y, window = function(**fresh | {"x": wide[..., : fresh["x"].shape[2]]})
+    real = (fresh["position_ids"] >= 0)[..., None]
+    draw = torch.Generator().manual_seed(7)
+    dy, dwindow = (torch.randn(t.shape, generator=draw, dtype=torch.float64).bfloat16().to(t) for t in (y, window))
+    leaves = [wide if name == "x" else fresh[name] for name in names]
+    gradients = torch.autograd.grad((y, window), leaves, (dy * real, dwindow), materialize_grads=True)
+    assert all(gradient.dtype == leaf.dtype for gradient, leaf in zip(gradients, leaves, strict=True))
+    found = {"y": y * real, "after": window} | {f"d{name}": g for name, g in zip(names, gradients, strict=True)}
+    return {name: tensor.detach().double().cpu() for name, tensor in found.items()}
+
+
+def assert_as_exact_as_plain(function, arguments, dtype, device):
+    """Its error is at most 1.5 times that of the plain formula in the same dtype; arguments rounded before both. The
+    interpreter does not round to bfloat16 but cuts, and so errs by up to one unit in the last place."""
+    floats = {name: t.to(dtype).double() for name, t in arguments.items() if t is not None and name != "position_ids"}
+    given = arguments | floats
+    exact = results(kernels.causal_conv1d.reference, given, torch.float64, "cpu")
+    ours, plain = (results(f, given, dtype, device) for f in (function, kernels.causal_conv1d.reference))
+    least = torch.finfo(dtype).eps * (1 if device == "cpu" and dtype == torch.bfloat16 else 0.5)
+    for name, true in exact.items():
+        mine, theirs = (ours[name] - true).norm(), (plain[name] - true).norm()
+        assert mine <= 1.5 * theirs + least * true.norm(), f"{name}: {mine} against {theirs}"
+
+
+def long_rows(time: int) -> torch.Tensor:
+    """One document; documents of many lengths, padding in front and behind; a document that goes on."""
+    packed = torch.cat([torch.arange(size) for size in range(1, time)])[: time - 12]
+    packed = torch.cat((torch.full((5,), -1), packed, torch.full((7,), -1)))
+    return torch.stack((torch.arange(time), packed, torch.arange(time) + 3))
+
+
+def check_triton(device: str) -> None:
+    """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
+    from nlrl.kernels.causal_conv1d.triton import causal_conv1d as convolve
+
+    for taps, dtype in ((4, torch.float32), (4, torch.bfloat16), (2, torch.float32)):
+        assert_as_exact_as_plain(convolve, inputs(taps), dtype, device)
+    assert_as_exact_as_plain(convolve, inputs(4, 70, long_rows(75)), torch.float32, device)
+    for nothing in (("window",), ("initial", "bias"), ("window", "initial", "bias")):
+        assert_as_exact_as_plain(convolve, inputs(4) | dict.fromkeys(nothing), torch.float32, device)
+    for one_token in (POSITIONS[:, 3:4], POSITIONS[:, :1]):
+        assert_as_exact_as_plain(convolve, inputs(4, positions=one_token), torch.float32, device)
+    arguments = {n: t.to(device) if n == "position_ids" else t.float().to(device) for n, t in inputs(4).items()}
+    real = (arguments["position_ids"] >= 0)[..., None]
+    with torch.no_grad():
+        expected = convolve(**arguments)
+        found = convolve(**arguments | {"x": arguments["x"].where(real, torch.nan)})
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True)), "padding is never read"
+    assert torch.equal(found[1][4], arguments["window"][4]), "padding leaves no trace"
+
+
+def test_triton_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_triton_kernels_on_the_device_are_exact():
+    check_triton("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [100, 512])
+def test_long_rows_on_the_device_are_exact_and_repeatable(channels, dtype):
+    arguments = inputs(4, channels, long_rows(1500))
+    assert_as_exact_as_plain(kernels.causal_conv1d, arguments, dtype, "cuda")
+    first, second = (results(kernels.causal_conv1d, arguments, dtype, "cuda") for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("time", [1, 200])
+def test_a_call_can_be_captured_in_a_graph(time):
+    draw = inputs(4, 64, torch.arange(time).expand(2, time) + 1)
+    arguments = {name: t.cuda() if name == "position_ids" else t.bfloat16().cuda() for name, t in draw.items()}
+    with torch.no_grad():
+        expected = kernels.causal_conv1d(**arguments)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = kernels.causal_conv1d(**arguments)
+        graph.replay()
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # uninitialised memory is filled with NaN
+    check_triton("cpu")

@@ -1,5 +1,9 @@
 """The scan of Mamba-1: every implementation against sums written out, in rows of documents with padding."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -29,7 +33,7 @@ def cuts(request, monkeypatch):
     monkeypatch.setattr(eager, "LANE", request.param[1])
 
 
-def inputs(positions: torch.Tensor = POSITIONS, channels: int = 3, seed: int = 0):
+def inputs(positions: torch.Tensor = POSITIONS, channels: int = 3, seed: int = 0, states: int = STATES):
     draw = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -39,13 +43,13 @@ def inputs(positions: torch.Tensor = POSITIONS, channels: int = 3, seed: int = 0
     return {
         "x": randn(rows, time, channels),
         "delta": randn(rows, time, channels).exp(),
-        "A": -randn(channels, STATES).exp(),
-        "B": randn(rows, time, STATES),
-        "C": randn(rows, time, STATES),
+        "A": -randn(channels, states).exp(),
+        "B": randn(rows, time, states),
+        "C": randn(rows, time, states),
         "D": randn(channels),
         "position_ids": positions,
-        "state": randn(rows, channels, STATES),
-        "initial": randn(channels, STATES),
+        "state": randn(rows, channels, states),
+        "initial": randn(channels, states),
     }
 
 
@@ -182,3 +186,133 @@ def test_no_tokens_change_nothing(selective_scan):
     y, state = selective_scan(**arguments)
     assert y.shape == (5, 0, 3)
     assert torch.equal(state, arguments["state"])
+
+
+def long_rows(time: int) -> torch.Tensor:
+    """One document; documents of many lengths, padding in front and behind; a document that goes on."""
+    packed = torch.cat([torch.arange(size) for size in range(1, time)])[: time - 12]
+    packed = torch.cat((torch.full((5,), -1), packed, torch.full((7,), -1)))
+    return torch.stack((torch.arange(time), packed, torch.arange(time) + 3))
+
+
+def results(function, arguments, dtype, device):
+    """Outputs and gradients, in float64 and at places that count; x, B and C are in `dtype`, the others in float32."""
+    fresh = {name: None if t is None else t.to(device) for name, t in arguments.items()}
+    names = [name for name in FLOATS if fresh[name] is not None]
+    for name in names:
+        wide = torch.promote_types(dtype, torch.float32)
+        fresh[name] = fresh[name].to(dtype if name in ("x", "B", "C") else wide).requires_grad_()
+    y, state = function(**fresh)
+    real = (fresh["position_ids"] >= 0)[..., None]
+    draw = torch.Generator().manual_seed(7)
+    dy, dstate = (torch.randn(t.shape, generator=draw, dtype=torch.float64).float().to(t) for t in (y, state))
+    leaves = [fresh[name] for name in names]
+    gradients = torch.autograd.grad((y, state), leaves, (dy * real, dstate))
+    assert all(gradient.dtype == leaf.dtype for gradient, leaf in zip(gradients, leaves, strict=True))
+    found = {"y": y * real, "after": state} | {f"d{name}": g for name, g in zip(names, gradients, strict=True)}
+    return {name: tensor.detach().double().cpu() for name, tensor in found.items()}
+
+
+def assert_as_exact_as_plain(function, arguments, dtype, device):
+    """Its error is at most 1.5 times that of the plain formula in the same dtype; arguments rounded before both. The
+    interpreter does not round to bfloat16 but cuts, and so errs by up to one unit in the last place."""
+    names = [name for name in FLOATS if arguments[name] is not None]
+    rounded = {name: arguments[name].to(dtype if name in ("x", "B", "C") else torch.float32) for name in names}
+    given = arguments | {name: tensor.double() for name, tensor in rounded.items()}
+    exact = results(kernels.selective_scan.reference, given, torch.float64, "cpu")
+    ours, plain = (results(f, given, dtype, device) for f in (function, kernels.selective_scan.reference))
+    least = torch.finfo(dtype).eps if device == "cpu" and dtype == torch.bfloat16 else 3e-7
+    for name, true in exact.items():
+        mine, theirs = (ours[name] - true).norm(), (plain[name] - true).norm()
+        assert mine <= 1.5 * theirs + least * true.norm(), f"{name}: {mine} against {theirs} of {true.norm()}"
+
+
+def check_triton(device: str) -> None:
+    """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
+    from nlrl.kernels.selective_scan import triton
+
+    scan, nothing = triton.selective_scan, {"state": None, "initial": None}
+    with pytest.MonkeyPatch.context() as patch:
+        if device == "cpu":
+            patch.setattr(triton, "CHUNK", 8)  # the interpreter is slow
+        rows = long_rows(2 * triton.CHUNK + 5)
+        assert_as_exact_as_plain(scan, inputs(POSITIONS[1:4]), torch.bfloat16, device)
+        assert_as_exact_as_plain(scan, inputs(POSITIONS[:, 4:5]) | nothing, torch.float32, device)
+        side_by_side = inputs(rows[1:2], channels=70, states=3)
+        assert triton._plan(side_by_side["x"].to(device), 3).spans == 3
+        assert_as_exact_as_plain(scan, side_by_side, torch.float32, device)
+        check_padding_is_never_read(scan, device)
+        patch.setattr(triton, "PROGRAMS_PER_PROCESSOR", 0)  # no room for spans side by side
+        assert_as_exact_as_plain(scan, inputs(rows[1:]) | nothing, torch.float32, device)
+    y, state = scan(**{name: tensor.to(device) for name, tensor in inputs(POSITIONS[:, :0]).items()})
+    assert y.shape == (5, 0, 3)
+    assert torch.equal(state.cpu(), inputs(POSITIONS[:, :0])["state"])
+
+
+def check_padding_is_never_read(scan, device):
+    arguments = inputs(POSITIONS[1:4])
+    real = (POSITIONS[1:4] >= 0)[..., None]
+    poisoned = {name: arguments[name].where(real, torch.nan) for name in ("x", "delta", "B", "C")}
+    found, expected = (results(scan, given, torch.float32, device) for given in (arguments | poisoned, arguments))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with torch.no_grad():
+        given = {name: tensor.to(device) for name, tensor in (arguments | poisoned).items()}
+        floats = {name: tensor.float() for name, tensor in given.items() if name != "position_ids"}
+        assert all(tensor.isfinite().all() for tensor in scan(**given | floats))
+
+
+def test_triton_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_triton_kernels_on_the_device_are_exact():
+    check_triton("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "states"), [(200, 16), (96, 64), (33, 100)])
+def test_long_rows_on_the_device_are_exact_and_repeatable(channels, states, dtype):
+    arguments = inputs(long_rows(500), channels, states=states)
+    assert_as_exact_as_plain(kernels.selective_scan, arguments, dtype, "cuda")
+    first, second = (results(kernels.selective_scan, arguments, dtype, "cuda") for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("time", [1, 200])
+def test_a_call_can_be_captured_in_a_graph(time):
+    draw = inputs(torch.arange(time).expand(2, time) + 1, channels=64)
+    arguments = {name: t.cuda() if name == "position_ids" else t.float().cuda() for name, t in draw.items()}
+    with torch.no_grad():
+        expected = kernels.selective_scan(**arguments)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = kernels.selective_scan(**arguments)
+        graph.replay()
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_needs_less_than_room_for_the_states():
+    """In values a token and channel, where all states are 16: kept are y and the states between chunks."""
+    rows, time, channels, states = 4, 4096, 512, 16
+    draw = inputs(torch.arange(time).expand(rows, time), channels, states=states)
+    arguments = {name: t.cuda() if name == "position_ids" else t.float().cuda() for name, t in draw.items()}
+    leaves = [arguments[name].requires_grad_() for name in FLOATS]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    y, _ = kernels.selective_scan(**arguments)
+    kept = torch.cuda.memory_allocated() - before
+    torch.autograd.grad(y.sum(), leaves)
+    assert kept < 2 * y.nbytes
+    assert torch.cuda.max_memory_allocated() - before < 12 * y.nbytes
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)  # uninitialised memory is filled with NaN
+    check_triton("cpu")

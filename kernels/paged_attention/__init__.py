@@ -1,0 +1,1 @@
+"""One new token a row attends over keys and values kept in pages."""
