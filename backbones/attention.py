@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nlrl.backbones.kv_cache import GrowingCache, KVCache
+from nlrl import kernels
+from nlrl.backbones.kv_cache import GrowingCache, KVCache, PagedKVCache
 from nlrl.backbones.rotary import angles
 
 
@@ -21,7 +22,8 @@ class Context(NamedTuple):
     """bool `(batch, 1, time, keys)`, True = may attend. None: causal."""
     state: KVCache | GrowingCache | None
     where: tuple[Tensor, Tensor] | None
-    """(row, slot) of every new token in the state."""
+    """Where the state keeps every new token."""
+    positions: Tensor
 
 
 def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Context:
@@ -34,9 +36,13 @@ def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Conte
     if isinstance(state, KVCache):
         if mask is not None:
             raise ValueError("a KVCache takes no mask: positions say what a token may attend to")
-        mask = visible_slots(position_ids, state.length)
-        where = (torch.arange(position_ids.shape[0], device=position_ids.device)[:, None], position_ids)
-    return Context(*angles(position_ids, turns), mask, state, where)
+        mask = None if _begins(state) else visible_slots(position_ids, state.length)
+        where = state.where(position_ids)
+    return Context(*angles(position_ids, turns), mask, state, where, position_ids)
+
+
+def _begins(state: KVCache) -> bool:
+    return isinstance(state, PagedKVCache) and state.fresh
 
 
 def visible_slots(position_ids: Tensor, length: int) -> Tensor:
@@ -54,6 +60,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
         key, value: `(batch, time, kv_heads, head_dim)`; heads is a multiple of kv_heads.
     Returns: `(batch, time, heads * head_dim)`.
     """
+    if decodes_pages(query, context):
+        return decode_pages(query, key, value, layer, context).flatten(1)[:, None]
     if context.state is None:
         keys, values = key.transpose(1, 2), value.transpose(1, 2)
     else:
@@ -62,6 +70,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
     if context.mask is None or query.shape[1] > 1 or (query.is_cuda and query.element_size() == 2):
         return _attend_all(query, keys, values, context.mask)
     return _attend_one(query, keys, values, context.mask)
+
+
+def decode_pages(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context) -> Tensor:
+    """One new token a row on a CUDA device: stored and attended to in one kernel, which reads live pages only.
+
+    Args: as in `attend`, with one token; there may be fewer value than key heads (`kernels.paged_attention`).
+    Returns: `(batch, heads, value_dim)`.
+    """
+    state = context.state
+    assert isinstance(state, PagedKVCache)
+    query, key, value = (part[:, 0].to(state.keys.dtype) for part in (query, key, value))
+    where = state.keys[layer], state.values[layer], state.table, context.positions[:, 0]
+    return kernels.paged_attention(query, key, value, *where)
+
+
+def decodes_pages(query: Tensor, context: Context) -> bool:
+    return isinstance(context.state, PagedKVCache) and query.shape[1] == 1 and query.is_cuda
 
 
 def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from nlrl.backbones import checkpoint
 from nlrl.backbones.decode_state import DecodeState
-from nlrl.backbones.kv_cache import GrowingCache, KVCache
+from nlrl.backbones.kv_cache import GrowingCache, KVCache, PagedKVCache
 from nlrl.backbones.state_cache import StateCache
 
 __all__ = ["Backbone", "DecodeState", "KVCache"]
@@ -65,6 +65,13 @@ class Backbone(PreTrainedModel, GenerationMixin):
         c = self.config
         shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
         return KVCache.zeros(shape, device or self.device, dtype or self.dtype)
+
+    def new_paged_state(self, batch: int, length: int, pages: int, device=None, dtype=None) -> DecodeState:
+        """As `new_state`, but what grows with a text lies in `pages` pages that rows may share, and the state's `table`
+        says which page is whose; page 0 is scratch. What has a fixed size lies in rows."""
+        one = self.new_state(1, 1, device="meta", dtype=dtype)
+        assert isinstance(one, KVCache)
+        return PagedKVCache.like(one, batch, pages, length, torch.device(device or self.device))
 
     def after_step(self) -> None:
         """Puts weights back where they must be; called after every optimizer step and after weights were rounded."""

@@ -1,14 +1,16 @@
 """Keys and values of tokens already read.
 
-Two stores share one method, `write`, so that attention does not know which one it talks to:
+Three stores share one method, `write`, so that attention does not know which one it talks to:
 
-1. `KVCache` has static shapes: one block of memory, a `DecodeState` written in place. Samplers and CUDA graphs use it.
-2. `GrowingCache` wraps a Hugging Face `Cache`, which grows by concatenation. `generate` uses it.
+1. `KVCache` has static shapes: one block of memory, a `DecodeState` written in place.
+2. `PagedKVCache` is the same in pages of `PAGE` tokens, which rows may share; a table says which page is whose. The
+   engine uses it.
+3. `GrowingCache` wraps a Hugging Face `Cache`, which grows by concatenation. `generate` uses it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 from transformers import Cache
 
 from nlrl.backbones.decode_state import Axes, DecodeState
+
+PAGE = 16
+"""Tokens of a page."""
+Where = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -35,21 +41,85 @@ class KVCache(DecodeState):
         """Number of slots on the key axis."""
         return self.keys.shape[3]
 
-    def write(
-        self, layer: int, key: Tensor, value: Tensor, where: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def where(self, position_ids: Tensor) -> Where:
+        """Where `write` puts the tokens at these positions, `(batch, time)`."""
+        return torch.arange(position_ids.shape[0], device=position_ids.device)[:, None], position_ids
+
+    def write(self, layer: int, key: Tensor, value: Tensor, where: Where | None) -> tuple[Tensor, Tensor]:
         """Stores new keys and values in place and returns all of the layer's, `(batch, kv_heads, length, head_dim)`.
 
         Args:
             layer: index of the layer.
             key, value: `(batch, time, kv_heads, head_dim)`.
-            where: (row, slot) of every new token, broadcastable to `(batch, time)`.
+            where: from `where`.
         """
         assert where is not None
         keys, values = self.keys[layer], self.values[layer]
         keys.transpose(1, 2).index_put_(where, key.to(keys.dtype))
         values.transpose(1, 2).index_put_(where, value.to(values.dtype))
         return keys, values
+
+
+@dataclass
+class PagedKVCache(KVCache):
+    """Keys and values in pages, each `(layers, pages, kv_heads, PAGE, head_dim)`. Page 0 belongs to nobody: padding
+    goes there."""
+
+    table: Tensor
+    """`(batch, pages of a row)` long: the token at position p of a row lives in page `table[row, p // PAGE]`."""
+    fresh: bool = False
+    """All rows begin in this call, so its own keys and values are all there is to see."""
+    AXES: ClassVar[dict[str, Axes]] = {"keys": (None, None), "values": (None, None), "table": (0, None)}
+
+    @classmethod
+    def like(cls, one: KVCache, rows: int, pages: int, length: int, device: torch.device) -> PagedKVCache:
+        """Empty pages for the layers, heads and dtype of another cache, and a table with room for `length` tokens a
+        row."""
+
+        def zeros(part: Tensor) -> Tensor:
+            layers, _, heads, _, width = part.shape
+            return torch.zeros(layers, pages, heads, PAGE, width, dtype=part.dtype, device=device)
+
+        return cls(zeros(one.keys), zeros(one.values), new_table(rows, length, device))
+
+    @property
+    def length(self) -> int:
+        return self.table.shape[1] * PAGE
+
+    def view(self, rows: slice, length: int) -> PagedKVCache:
+        return replace(self, table=self.table[rows, : -(-length // PAGE)])
+
+    def where(self, position_ids: Tensor) -> Where:
+        return page_of(self.table, position_ids), position_ids % PAGE
+
+    def write(self, layer: int, key: Tensor, value: Tensor, where: Where | None) -> tuple[Tensor, Tensor]:
+        assert where is not None
+        write_pages(self.keys[layer], key, where)
+        write_pages(self.values[layer], value, where)
+        if self.fresh:
+            return key.transpose(1, 2), value.transpose(1, 2)
+        return read_pages(self.keys[layer], self.table), read_pages(self.values[layer], self.table)
+
+
+def new_table(rows: int, length: int, device: torch.device) -> Tensor:
+    """A page table in which every row owns nothing."""
+    return torch.zeros(rows, -(-length // PAGE), dtype=torch.int64, device=device)
+
+
+def page_of(table: Tensor, position_ids: Tensor) -> Tensor:
+    """The page of every token, `(batch, time)`; page 0 for padding."""
+    page = table.gather(1, position_ids.clamp_min(0) // PAGE)
+    return page.masked_fill(position_ids < 0, 0)
+
+
+def write_pages(pages: Tensor, new: Tensor, where: Where) -> None:
+    """Stores `(batch, time, kv_heads, width)` in one layer's pages, in place."""
+    pages.transpose(1, 2).index_put_(where, new.to(pages.dtype))
+
+
+def read_pages(pages: Tensor, table: Tensor) -> Tensor:
+    """A copy of what rows hold in one layer's pages, `(batch, kv_heads, slots, width)`."""
+    return pages.transpose(0, 1)[:, table].flatten(2, 3).transpose(0, 1)
 
 
 @dataclass

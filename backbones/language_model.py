@@ -8,13 +8,14 @@ none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from nlrl.errors import NLRLError
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "cancelled"]
 ChatRole = Literal["system", "user", "assistant"]
 
 
@@ -31,6 +32,16 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer may be. Its text is one of the choices (`value`: a tuple of texts), or matches the regular
+    expression as a whole, or is JSON that fits the schema (`value`: the schema as JSON text). Sampling draws from the
+    model's distribution over the tokens that can still lead there, renormalised."""
+
+    kind: Literal["choice", "regex", "json_schema"]
+    value: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How to draw the answer. `temperature == 0` is greedy."""
 
@@ -38,13 +49,36 @@ class Sampling:
     top_k: int = 0
     """0 keeps every token."""
     top_p: float = 1.0
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest one are left out."""
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
+    ignore_end: bool = False
+    """Go on after an end token, to `max_tokens`: for benchmarks."""
+    top_logprobs: int = 0
+    """Report the likeliest tokens at each place, so many."""
+    constraint: Constraint | None = None
     expected_number: bool = False
     """Decode the *first* signed two-decimal number of the answer (`+0.42`) as the expectation of the model's own
     distribution over such numbers, then go on from there: the answer's words follow the number that was written.
     Removes the sampling noise of one text and the mode bias of greedy decoding. Models that cannot do it
     (`LanguageModel.reads_expectations` is False) ignore it."""
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises NLRLError naming the first field that no sampler can obey."""
+    rules = {
+        "temperature": (0 <= sampling.temperature < math.inf, "a finite number of at least 0"),
+        "top_k": (sampling.top_k >= 0, "at least 0 (0 keeps every token)"),
+        "top_p": (0 < sampling.top_p <= 1, "in (0, 1]"),
+        "min_p": (0 <= sampling.min_p <= 1, "in [0, 1]"),
+        "top_logprobs": (sampling.top_logprobs >= 0, "at least 0"),
+        "max_tokens": (sampling.max_tokens >= 0, "at least 0"),
+        "stop": (all(sampling.stop), "without empty strings"),
+    }
+    for name, (holds, right) in rules.items():
+        if not holds:
+            raise NLRLError(f"Sampling.{name} is {getattr(sampling, name)!r}; it must be {right}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +91,9 @@ class Request:
     seed: int = 0
     """Equal (weights, prompt, sampling, seed) give equal answers, whatever else is in the batch (endpoints: where
     they support it)."""
+    marks: tuple[int, ...] = ()
+    """Ends of segments, as numbers of prompt tokens: models that can keep what they have read up to there, for later
+    requests that begin alike."""
 
     def with_seed(self, seed: int) -> Request:
         return replace(self, seed=seed)
@@ -76,6 +113,8 @@ class Completion:
     prompt_tokens: int = 0
     expectation: float | None = None
     """With `Sampling.expected_number`: the expectation itself, in full precision."""
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """With `Sampling.top_logprobs`: for each token the likeliest ones, (token, log-probability), likeliest first."""
     error: str = ""
     """Why `finish_reason` is "error" (a request that failed after its retries)."""
 

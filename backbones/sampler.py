@@ -12,16 +12,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from nlrl.kernels.sample.reference import gumbel_noise
+
+__all__ = ["NumberTokens", "filtered", "gumbel_noise", "signed_seed"]
 NUMBER = re.compile(r"[+-]\d\.\d\d")
-_GAMMA, _MIX_1, _MIX_2 = (c - (1 << 64) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_TOKEN, _FINAL_1, _FINAL_2 = 0x9E3779B1 - (1 << 32), 0x85EBCA6B - (1 << 32), 0xC2B2AE35 - (1 << 32)
 
 
 def signed_seed(seed: int) -> int:
@@ -30,48 +29,13 @@ def signed_seed(seed: int) -> int:
     return seed - (1 << 64) if seed >> 63 else seed
 
 
-def _xor_shift(x: Tensor, shift: int, bits: int) -> Tensor:
-    return x ^ ((x >> shift) & ((1 << (bits - shift)) - 1))
-
-
-def _row_keys(seeds: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Two 32-bit keys of every row: the halves of SplitMix64's output number `step` (Steele, Lea, Flood 2014)."""
-    x = seeds + (step + 1) * _GAMMA
-    x = _xor_shift(x, 30, 64) * _MIX_1
-    x = _xor_shift(x, 27, 64) * _MIX_2
-    x = _xor_shift(x, 31, 64)
-    return (x >> 32).int(), (((x & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000).int()
-
-
-def gumbel_noise(seeds: Tensor, step: Tensor, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise, float32 `(batch, vocabulary)`.
-
-    Args:
-        seeds: `(batch,)` int64, from `signed_seed`.
-        step: int64, `()` or `(batch,)`: index of the token to be drawn.
-    """
-    high, low = _row_keys(seeds, step)
-    x = torch.arange(vocabulary, device=seeds.device, dtype=torch.int32) * _TOKEN
-    x = x ^ high[:, None]
-    x = _fold(x, 16).mul_(_FINAL_1).add_(low[:, None])
-    x = _fold(_fold(x, 16).mul_(_FINAL_1), 13).mul_(_FINAL_2)
-    x = _fold(x, 16).bitwise_and_(0x7FFFFF)
-    # 23 bits and a half: exact in float32, so the uniform is never 0 nor 1.
-    uniform = x.float().add_(0.5).mul_(2.0**-23)
-    return uniform.log_().neg_().log_().neg_()
-
-
-def _fold(x: Tensor, shift: int) -> Tensor:
-    """In-place xor-shift of 32-bit words (`>>` keeps the sign, hence the mask)."""
-    return x.bitwise_xor_((x >> shift).bitwise_and_((1 << (32 - shift)) - 1))
-
-
-def filtered(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Logits with -inf outside each row's top-k and, among those, outside its top-p nucleus at its temperature.
+def filtered(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor | None = None) -> Tensor:
+    """Logits with -inf outside each row's top-k and, among those, outside its top-p nucleus at its temperature; and on
+    tokens less likely than `min_p` of the likeliest.
 
     Args:
         logits: float32 `(batch, vocab)`.
-        temperature, top_p: `(batch,)`; top_k: `(batch,)` int64, 0 keeps all. The likeliest token always stays.
+        temperature, top_p, min_p: `(batch,)`; top_k: `(batch,)` int64, 0 keeps all. The likeliest token always stays.
     """
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(logits.shape[-1], device=logits.device)
@@ -79,6 +43,8 @@ def filtered(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) 
     scaled = (ordered / temperature.clamp_min(1e-4)[:, None]).masked_fill(out, -torch.inf)
     probability = scaled.softmax(-1)
     out |= probability.cumsum(-1) - probability >= top_p[:, None]
+    if min_p is not None:
+        out |= probability < min_p[:, None] * probability[:, :1]
     out[:, 0] = False
     return logits.masked_fill(torch.zeros_like(out).scatter_(1, index, out), -torch.inf)
 
@@ -154,62 +120,3 @@ def _numbers(tokenizer, vocabulary: int) -> list[_Number]:
     candidates = [i for text, i in tokenizer.get_vocab().items() if "." in text and len(text) < 12 and i < vocabulary]
     numbers = (_Number(i, tokenizer.decode([i])) for i in candidates)
     return [n for n in numbers if NUMBER.fullmatch(n.text.strip()) and abs(n.value) <= 1]
-
-
-@dataclass
-class Settings:
-    """Each row's sampling settings as tensors, all `(batch,)`."""
-
-    seeds: Tensor
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    limit: Tensor
-    """Tokens to draw at most, int64."""
-    wants_number: Tensor
-    """bool: read the first number as an expectation."""
-
-    @classmethod
-    def of(cls, samplings: Sequence, seeds: Sequence[int], device: torch.device) -> Settings:
-        """From `Sampling` objects and their seeds."""
-
-        def column(values, dtype):
-            return torch.from_numpy(np.array(list(values), dtype=dtype)).to(device)
-
-        return cls(
-            seeds=column(map(signed_seed, seeds), np.int64),
-            temperature=column((s.temperature for s in samplings), np.float32),
-            top_k=column((s.top_k for s in samplings), np.int64),
-            top_p=column((s.top_p for s in samplings), np.float32),
-            limit=column((s.max_tokens for s in samplings), np.int64),
-            wants_number=column((s.expected_number for s in samplings), np.bool_),
-        )
-
-
-@dataclass(frozen=True)
-class Features:
-    """What a batch's sampler must be able to do, known to the host: a batch pays only for what some row asks."""
-
-    noise: bool = True
-    filters: bool = False
-    numbers: bool = False
-
-    @classmethod
-    def of(cls, samplings: Sequence) -> Features:
-        drawn = [s for s in samplings if s.temperature > 0]
-        return cls(
-            noise=bool(drawn),
-            filters=any(s.top_k > 0 or s.top_p < 1 for s in drawn),
-            numbers=any(s.expected_number for s in samplings),
-        )
-
-
-def choose(logits: Tensor, settings: Settings, step: Tensor, features: Features) -> Tensor:
-    """The next token of every row, int64 `(batch,)`; logits float32 `(batch, vocab)`, step int64 `()`."""
-    scores = logits
-    if features.filters:
-        scores = filtered(scores, settings.temperature, settings.top_k, settings.top_p)
-    if features.noise:
-        noise = gumbel_noise(settings.seeds, step, logits.shape[-1])
-        scores = torch.addcmul(scores, noise, settings.temperature[:, None])
-    return scores.argmax(-1)

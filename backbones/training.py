@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from nlrl.backbones.decoding import passes
 from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, rows_needed, shuffled_batches
+from nlrl.backbones.padding import passes
 from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
 from nlrl.errors import NLRLError
 

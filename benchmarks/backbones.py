@@ -2,7 +2,7 @@
 nlrl.benchmarks.backbones`.
 
 Models have the sizes of configs/pretrain and random weights: speed does not depend on them, and untrained models end no
-answer early. Decoding goes through `NativeLanguageModel`, prompts of the corpus in, a fixed number of sampled tokens
+answer early. Decoding goes through `Engine`, prompts of the corpus in, a fixed number of sampled tokens
 out, prefill included; training steps are pretraining's own on packed examples of the corpus. All models take turns in
 every round; figures are medians over rounds, and ratios those of rates from the same round.
 """
@@ -94,12 +94,12 @@ def decoding(fields: dict[str, Any], options: Options) -> Play:
     """n calls of `batch` prompts each; units are the tokens that came out."""
     import torch
 
+    from nlrl.backbones.engine import Engine
     from nlrl.backbones.language_model import Request, Sampling
-    from nlrl.backbones.native import NativeLanguageModel
 
     tokenizer, found = _material(options.batch)
     dtype = torch.bfloat16 if options.device.startswith("cuda") else None
-    model = NativeLanguageModel(fresh_model(fields, options.device), tokenizer, dtype=dtype)
+    model = Engine(fresh_model(fields, options.device), tokenizer, dtype=dtype)
     sampling = Sampling(temperature=1.0, max_tokens=options.tokens)
     requests = [Request(tokens=prompt, sampling=sampling, seed=i) for i, (prompt, _) in enumerate(found)]
 

@@ -207,6 +207,46 @@ def view_command(runs: Where[Path] = Path("runs"), port: int = 8501) -> None:
     view(runs, port)
 
 
+@app.command(name="serve")
+def serve_command(
+    model: str,
+    weights: tuple[str, ...] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str = "",
+    api_key: str = "",
+    allow_anonymous: bool = False,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    max_rows: int | None = None,
+    memory_gb: float | None = None,
+    max_queue: int = 65_536,
+    max_request_mb: float = 8.0,
+) -> None:
+    """Serves a model on an OpenAI-compatible endpoint, until it is stopped.
+
+    Args:
+        model: a bundled name or a model folder.
+        weights: more weights of the same shape, each as NAME=FOLDER; clients choose by `model`.
+        host: where to listen; other machines reach it only if this is not a loopback address.
+        port: 0 takes a free one.
+        name: what clients call the model; by default its bundled or folder name.
+        api_key: what clients must send; better kept in the environment variable NLRL_API_KEY, where no list of
+            processes shows it.
+        allow_anonymous: answer other machines without a key.
+        device: cpu, cuda, cuda:1, ...; auto is the GPU where there is one.
+        dtype: auto is bfloat16 on a GPU and float32 on a CPU.
+        max_rows: answers written at once; by default 128 on a CPU, 1024 on a GPU.
+        memory_gb: for the states of one weight set; by default 1 on a CPU, half of what is free on a GPU.
+        max_queue: requests that may wait; more get status 429.
+        max_request_mb: size of a request; a larger one gets status 413.
+    """
+    given = dict(locals())
+    from nlrl.orchestration.serve import ServeSettings, serve
+
+    serve(ServeSettings(**given))
+
+
 @app.command(name="verify")
 def verify_command(run: Where[Path]) -> None:
     """Checks that a run's committed files are whole.

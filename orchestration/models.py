@@ -118,12 +118,12 @@ def scripted_module(name: str) -> Any:
 def _open_native(config: ModelConfig) -> LanguageModel:
     import torch
 
+    from nlrl.backbones.engine import Engine
     from nlrl.backbones.loading import load_trainable
-    from nlrl.backbones.native import NativeLanguageModel
 
     device = resolve_device(config.device)
     name = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
     model, tokenizer = load_trainable(config.name, device=device, dtype=torch.float32)
-    check_options(config, NativeLanguageModel)
+    check_options(config, Engine)
     options: dict[str, Any] = {"weight_version": f"{config.name}@0"} | config.options
-    return NativeLanguageModel(model, tokenizer, name=config.name, dtype=getattr(torch, name), **options)
+    return Engine(model, tokenizer, name=config.name, dtype=getattr(torch, name), **options)

@@ -49,7 +49,8 @@ class FBILinear(nn.Module):
 
 def fbi_linear(x: Tensor, signs: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """Args: x: `(..., inputs)`; signs: `(outputs, inputs)`, +1 and -1; alpha, beta: `(inputs,)`."""
-    return F.linear(x * alpha, signs) + (x * beta).sum(-1, keepdim=True)
+    y = F.linear(x * alpha, signs)
+    return y + (x * beta).sum(-1, keepdim=True).to(y.dtype)  # narrow under autocast, as y is
 
 
 def signs(weight: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ class PackedFBILinear(nn.Module):
         scaled, shift = x * self.alpha, (x * self.beta).sum(-1, keepdim=True)
         rows = max(1, BLOCK_WEIGHTS // self.inputs) if x.device.type == "cpu" else len(self.bits)
         blocks = [F.linear(scaled, unpack_signs(bits, self.inputs, scaled.dtype)) for bits in self.bits.split(rows)]
-        return (torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]) + shift
+        y = torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]
+        return y + shift.to(y.dtype)
 
 
 def pack_signs(weight: Tensor) -> Tensor:

@@ -176,6 +176,10 @@ class BiMambaForCausalLM(Backbone):
         shape = (c.num_hidden_layers, batch, c.num_heads, c.head_dim, c.state_size)
         return BiMambaState(windows, torch.zeros(shape, device=device, dtype=at_least_float32(windows)), length)
 
+    def new_paged_state(self, batch, length, pages, device=None, dtype=None) -> BiMambaState:
+        """See `Backbone`. Nothing here grows with a text, so there are no pages."""
+        return self.new_state(batch, length, device, dtype)
+
 
 def projection(config: BiMambaConfig, inputs: int, outputs: int) -> FBILinear | PackedFBILinear | nn.Linear:
     if config.packed:

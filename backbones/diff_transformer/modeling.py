@@ -31,7 +31,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nlrl import kernels
-from nlrl.backbones.attention import Context, attend, context
+from nlrl.backbones.attention import Context, attend, context, decode_pages, decodes_pages
 from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.diff_transformer.configuration import DiffTransformerConfig
 from nlrl.backbones.kv_cache import KVCache
@@ -68,6 +68,10 @@ def differential(query: Tensor, key: Tensor, value: Tensor, lambda_: Tensor, lay
         lambda_: `()`, float32 at least.
     Returns: `(batch, time, heads, 2 d)`, in the dtype of lambda_.
     """
+    if decodes_pages(query, context):
+        maps = query.unflatten(2, (value.shape[2], -1, 2)).transpose(3, 4).flatten(2, 4)
+        first, second = decode_pages(maps, key, value, layer, context).unflatten(1, (value.shape[2], 2, -1)).unbind(2)
+        return (first.to(lambda_.dtype) - lambda_ * second.to(lambda_.dtype)).flatten(1, 2)[:, None]
     if context.state is None:
         keys, values = key.transpose(1, 2), value.transpose(1, 2)
     else:

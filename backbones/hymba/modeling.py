@@ -31,7 +31,7 @@ from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.hymba.configuration import HymbaConfig
 from nlrl.backbones.hymba.places import Call, masks, visible_in_call, write
 from nlrl.backbones.hymba.prefix import MetaTokens, Prefix
-from nlrl.backbones.hymba.state import HymbaState
+from nlrl.backbones.hymba.state import HymbaState, PagedHymbaState
 from nlrl.backbones.rotary import angles, frequencies, rotary
 
 
@@ -156,9 +156,7 @@ class Attention(nn.Module):
         if prefix.keys is not None and prefix.values is not None:
             seen.add(prefix.keys[self.index][None], prefix.values[self.index][None])
         if state is not None and self.is_global:
-            write(state.whole_keys[i], key, shared.call)
-            write(state.whole_values[i], value, shared.call)
-            key, value = state.whole_keys[i], state.whole_values[i]
+            key, value = state.write_whole(i, key, value, shared.call)
         elif state is not None:
             seen.add(state.ring_keys[i], state.ring_values[i])
         seen.add(key, value)
@@ -335,6 +333,10 @@ class HymbaForCausalLM(Backbone):
         device, dtype = torch.device(device or self.device), dtype or self.dtype
         prefix = self._meta.prefix(self, device, dtype)
         return HymbaState.zeros(self.config, batch, length, prefix, device, dtype)
+
+    def new_paged_state(self, batch, length, pages, device=None, dtype=None) -> PagedHymbaState:
+        rows = self.new_state(batch, min(length, self.config.reach), device, dtype)
+        return PagedHymbaState.of(rows, length, pages)
 
     def after_step(self) -> None:
         self._meta.forget()

@@ -6,13 +6,14 @@ is noted beside the slots. Where there is a slot for every position, this is slo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nlrl.backbones.hymba.state import HymbaState
+if TYPE_CHECKING:
+    from nlrl.backbones.hymba.state import HymbaState
 
 
 class Call(NamedTuple):
@@ -65,7 +66,7 @@ def masks(call: Call, mask: Tensor | None, state: HymbaState | None, reach: int,
     whole = visible_in_call(call.positions) if mask is None else mask
     window = whole & within(call.positions, call.positions, reach)
     if state is not None:
-        slots = torch.arange(state.whole_keys.shape[3], device=whole.device)
+        slots = torch.arange(state.whole_slots, device=whole.device)
         whole = (slots <= call.positions.clamp_min(0)[..., None])[:, None]
         held = held_positions(state.ring_keys.shape[3], call.start - 1)
         ring = (held >= 0)[:, None, None] & within(call.positions, held, reach)

@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from nlrl.backbones.decode_state import Axes, DecodeState
 from nlrl.backbones.hymba.configuration import HymbaConfig
+from nlrl.backbones.hymba.places import Call, write
 from nlrl.backbones.hymba.prefix import Prefix
+from nlrl.backbones.kv_cache import PAGE, new_table, page_of, read_pages, write_pages
 
 
 @dataclass
@@ -75,6 +77,18 @@ class HymbaState(DecodeState):
         return self.room
 
     @property
+    def whole_slots(self) -> int:
+        """Text positions that a global layer sees at most."""
+        return self.whole_keys.shape[3]
+
+    def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Stores the keys and values of a call's tokens for the i-th global layer that keeps any, each `(batch,
+        kv_heads, time, width)`; returns all of the layer's, `(batch, kv_heads, whole_slots, width)`."""
+        write(self.whole_keys[i], key, call)
+        write(self.whole_values[i], value, call)
+        return self.whole_keys[i], self.whole_values[i]
+
+    @property
     def prefix(self) -> Prefix:
         return Prefix(self.meta_keys, self.meta_values, self.meta_conv, self.meta_ssm)
 
@@ -91,3 +105,41 @@ class HymbaState(DecodeState):
             return part if slot is None else part.narrow(slot, 0, min(length, part.shape[slot]))
 
         return replace(self._changed(narrow), room=length)
+
+
+@dataclass
+class PagedHymbaState(HymbaState):
+    """The keys and values of global layers in pages, `(global layers, pages, kv_heads, PAGE, width)`; the rest as in
+    the base."""
+
+    table: Tensor
+    """As in `PagedKVCache`."""
+    AXES: ClassVar[dict[str, Axes]] = HymbaState.AXES | {
+        "whole_keys": (None, None), "whole_values": (None, None), "table": (0, None),
+    }  # fmt: skip
+
+    @classmethod
+    def of(cls, rows: HymbaState, length: int, pages: int) -> PagedHymbaState:
+        """Takes over the rows of a state, whose own slots for global layers are not used."""
+        parts: dict[str, Any] = {field.name: getattr(rows, field.name) for field in fields(HymbaState)}
+        for name in ("whole_keys", "whole_values"):
+            layers, _, heads, _, width = parts[name].shape
+            parts[name] = parts[name].new_zeros(layers, pages, heads, PAGE, width)
+        table = new_table(rows.ring_keys.shape[1], length, rows.ring_keys.device)
+        parts["room"] = length
+        return cls(**parts, table=table)
+
+    @property
+    def whole_slots(self) -> int:
+        return self.table.shape[1] * PAGE
+
+    def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        where = page_of(self.table, call.positions), call.positions % PAGE
+        write_pages(self.whole_keys[i], key.transpose(1, 2), where)
+        write_pages(self.whole_values[i], value.transpose(1, 2), where)
+        return read_pages(self.whole_keys[i], self.table), read_pages(self.whole_values[i], self.table)
+
+    def view(self, rows: slice, length: int) -> PagedHymbaState:
+        seen = super().view(rows, length)
+        assert isinstance(seen, PagedHymbaState)
+        return replace(seen, table=seen.table[:, : -(-length // PAGE)])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nlrl.agents.corpus import CorpusSettings, examples
+from nlrl.backbones.engine import Engine
 from nlrl.backbones.language_model import Request, Sampling
 from nlrl.backbones.loading import load
-from nlrl.backbones.native import NativeLanguageModel
 from nlrl.backbones.packing import TokenBatch, TokenExample, pack
 from nlrl.backbones.prompts import encode_texts
 from nlrl.backbones.registry import base_name
@@ -71,7 +71,7 @@ def test_twenty_steps_on_one_row_lower_the_loss(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_greedy_answers_do_not_depend_on_the_batch(name):
     tokenizer, found = material()
-    model = NativeLanguageModel(trained(name)[0].double(), tokenizer)
+    model = Engine(trained(name)[0].double(), tokenizer)
     sampling = Sampling(temperature=0.0, max_tokens=12)
     prompts = sorted((e.prompt for e in found[:12]), key=len)
     requests = [Request(tokens=prompt, sampling=sampling) for prompt in (prompts[0], prompts[6], prompts[-1])]

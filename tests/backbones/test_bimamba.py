@@ -20,8 +20,8 @@ from nlrl.backbones import BiMambaConfig, BiMambaForCausalLM, StateCache, save_p
 from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, pack_signs, unpack_signs
 from nlrl.backbones.bimamba.modeling import Context, Mixer
 from nlrl.backbones.bimamba.packed import pack, unpack
+from nlrl.backbones.engine import Engine
 from nlrl.backbones.language_model import Request, Sampling
-from nlrl.backbones.native import NativeLanguageModel
 from nlrl.errors import NLRLError
 
 VOCABULARY = 32
@@ -389,7 +389,7 @@ def test_generate_with_a_state_equals_generate_without(options, monkeypatch):
 @pytest.mark.parametrize("bits", [False, True])
 def test_our_sampler_writes_what_generate_writes(bits):
     net = pack(model().double()) if bits else model().double()
-    sampler = NativeLanguageModel(net, tokenizer())
+    sampler = Engine(net, tokenizer())
     prompts = [tuple(tokens(1, time)[0].tolist()) for time in (9, 2, 5)]
     requests = [Request(tokens=prompt, sampling=Sampling(temperature=0.0, max_tokens=7)) for prompt in prompts]
     for prompt, completion in zip(prompts, sampler.generate(requests), strict=True):

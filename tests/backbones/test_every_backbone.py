@@ -73,6 +73,30 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rows", [[0, 1], [1, 0]])
+def test_pages_in_any_order_equal_one_pass(model, rows):
+    """Ragged prompts, then steps, on shuffled pages full of noise; a third row stays idle."""
+    ids = tokens(2, LONG)
+    state = model.new_paged_state(3, LONG, 8)
+    if hasattr(state, "table"):
+        state.table.copy_(torch.tensor([[5, 2], [0, 0], [3, 7]]))
+        getattr(state, "keys", getattr(state, "whole_keys", None)).fill_(1e3)
+    ids3 = torch.stack((ids[rows[0]], ids[0], ids[rows[1]]))
+    at = positions(ids3[:, :9]).clone()
+    at[1], at[2, 6:] = -1, -1
+    first = model.hidden(ids3[:, :9], at, state=state)[:, :6]
+    steps = []
+    for i in range(LONG - 6):
+        place = torch.tensor([[9 + i if 9 + i < LONG else -1], [-1], [6 + i]])
+        steps.append(model.hidden(ids3.gather(1, place.clamp_min(0)), place, state=state.view(slice(0, 3), LONG)))
+    late = torch.cat(steps, 1)
+    expected = whole(model, ids3)
+    close(model.logits(torch.cat((first[2], late[2]))), expected[2])
+    close(model.logits(late[0, : LONG - 9]), expected[0, 9:])
+    assert late.isfinite().all()
+
+
+@torch.no_grad()
 def test_steps_equal_one_pass(model):
     ids = tokens(2, LONG)
     state = model.new_state(2, LONG)

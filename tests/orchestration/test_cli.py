@@ -14,7 +14,9 @@ from nlrl.orchestration.cli import run_cli
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.play_terminal import play_terminal
 
-COMMANDS = ("report", "eval", "pretrain", "corpus", "convert", "solve", "check", "bench", "play", "view", "verify")
+COMMANDS = (
+    "report", "eval", "pretrain", "corpus", "convert", "solve", "check", "bench", "play", "view", "serve", "verify",
+)  # fmt: skip
 
 
 def nlrl(*arguments, **options):

@@ -1,0 +1,157 @@
+// Decoders of attention and gated feed-forward layers: the control, nGPT, the Differential Transformer V1 and V2.
+#pragma once
+
+#include "step.h"
+
+enum Kind : i64 { PLAIN, NGPT, DIFFERENTIAL_1, DIFFERENTIAL_2 };
+
+// Weights of RMSNorms are in the matrices that read them; attention's scale is in the rows that make queries (nGPT: in
+// query_scale). Null where a kind has none.
+struct DecoderLayer {
+    const float *qkv, *query_scale, *lambda, *output, *attention_alpha, *up_gate, *down, *mlp_alpha;
+};
+
+struct Decoder {
+    const Sizes& s;
+    const Outer& outer;
+    const DecoderLayer* layers;
+    const Cache& cache;
+    const Call& call;
+    const Rows x, qkv, read, mid;
+    float* const scales;
+    const Desks& desks;
+
+    static i64 maps(const Sizes& s) { return s.kind >= DIFFERENTIAL_1 ? 2 : 1; }
+    static i64 key_heads(const Sizes& s) { return s.kind == DIFFERENTIAL_1 ? 2 * s.kv_heads : s.kv_heads; }
+    static i64 key_start(const Sizes& s) { return s.heads * maps(s) * s.key_dim; }
+    static i64 value_start(const Sizes& s) { return key_start(s) + key_heads(s) * s.key_dim; }
+    static i64 gate_start(const Sizes& s) { return value_start(s) + s.kv_heads * s.value_dim; }
+    static i64 projected(const Sizes& s) { return gate_start(s) + (s.kind == DIFFERENTIAL_2 ? s.heads : 0); }
+
+    void run(Team& team) const {
+        embed(team, s, outer, call, x);
+        for (i64 l = 0; l < s.layers; l++) layer(team, l);
+        give_logits(team, s, outer, call, x, norms(team));
+    }
+
+    void layer(Team& team, i64 l) const {
+        const DecoderLayer& w = layers[l];
+        gemm(team, x.data, x.stride, call.n, s.hidden, w.qkv, projected(s), true, Put{qkv.data, qkv.stride, norms(team)});
+        team.each(call.n * s.kv_heads, [&](i64 task) {
+            attention(desks.of(team.thread), l, task / s.kv_heads, task % s.kv_heads);
+        }, 16);
+        into_stream(team, read, s.heads * s.value_dim, w.output, w.attention_alpha);
+        gemm(team, x.data, x.stride, call.n, s.hidden, w.up_gate, 2 * s.intermediate, false,
+             PutGated{mid.data, mid.stride, norms(team)});
+        into_stream(team, mid, s.intermediate, w.down, w.mlp_alpha);
+    }
+
+    const float* norms(Team& team) const {
+        if (s.kind == NGPT) return nullptr;
+        return row_scales(team, scales, x.data, x.stride, call.n, s.hidden, s.eps);
+    }
+
+    // Adds a product to the residual stream; nGPT moves the stream towards it instead, in memory that qkv has left.
+    void into_stream(Team& team, Rows from, i64 width, const float* matrix, const float* alpha) const {
+        if (s.kind != NGPT) {
+            gemm(team, from.data, from.stride, call.n, width, matrix, s.hidden, true, Add{x.data, x.stride});
+        } else {
+            gemm(team, from.data, from.stride, call.n, width, matrix, s.hidden, true, Put{qkv.data, qkv.stride, nullptr});
+            team.each(call.n, [&](i64 r) { towards(x[r], qkv[r], alpha); });
+        }
+    }
+
+    // h = unit vector along h + alpha (unit vector along y - h).
+    void towards(float* h, const float* y, const float* alpha) const {
+        const float scale = 1.0f / std::max(std::sqrt(sum_of_squares(y, s.hidden)), 1e-12f);
+#pragma omp simd
+        for (i64 i = 0; i < s.hidden; i++) h[i] += alpha[i] * (y[i] * scale - h[i]);
+        scale_row(h, s.hidden, 1.0f / std::max(std::sqrt(sum_of_squares(h, s.hidden)), 1e-12f));
+    }
+
+    void attention(Desk desk, i64 l, i64 r, i64 j) const {
+        const i64 position = call.positions[r], row = call.rows[r], group = s.heads / s.kv_heads;
+        float* y = read[r] + j * group * s.value_dim;
+        if (position < 0) {
+            std::memset(y, 0, sizeof(float) * group * s.value_dim);
+            return;
+        }
+        const float* turns = outer.turns + position * 2 * s.key_dim;
+        const float* key = qkv[r] + key_start(s);
+        if (s.kind == DIFFERENTIAL_1) {
+            remember(l, row, position, 2 * j, key, turns, nullptr);
+            remember(l, row, position, 2 * j + 1, key, turns, nullptr);
+            keep_token(cache, l, j, row, position, nullptr, 0, qkv[r] + value_start(s) + j * s.value_dim, s.value_dim);
+        } else {
+            remember(l, row, position, j, key, turns, qkv[r] + value_start(s) + j * s.value_dim);
+        }
+        ask(desk, l, r, j * group * maps(s), group * maps(s), turns);
+        const i64 segments = segments_of(desk, l, j, row, position + 1);
+        if (s.kind == DIFFERENTIAL_1) {
+            attend_difference(desk, group, segments, s.key_dim, s.value_dim, cache.key_head, *layers[l].lambda, y);
+            for (i64 g = 0; g < group; g++)
+                scale_row(y + g * s.value_dim, s.value_dim, inverse_rms(y + g * s.value_dim, s.value_dim, s.eps));
+        } else if (s.kind == DIFFERENTIAL_2) {
+            gated_difference(desk, r, j * group, group, segments, y);
+        } else {
+            attend(desk, group, segments, s.key_dim, s.value_dim, y);
+        }
+    }
+
+    i64 segments_of(Desk desk, i64 l, i64 j, i64 row, i64 live) const {
+        const i64 n = cache.segments(l, j, row, live, desk.segments);
+        if (s.kind != DIFFERENTIAL_1) return n;
+        // Pairs of key heads stand beside each other; `segments` took a key head for every value head.
+        for (i64 i = 0; i < n; i++) desk.segments[i].keys += j * cache.key_head;
+        return n;
+    }
+
+    void remember(i64 l, i64 row, i64 position, i64 head, const float* keys, const float* turns,
+                  const float* value) const {
+        float turned[MOST_HEAD];
+        turn(turned, keys + head * s.key_dim, turns, s.key_dim, s.interleaved);
+        if (s.kind == NGPT) scale_row(turned, s.key_dim, inverse_rms(turned, s.key_dim, 1e-24f));
+        keep_token(cache, l, head, row, position, turned, s.key_dim, value, s.value_dim);
+    }
+
+    // Puts turned queries onto the desk; V1: those of first maps, then those of second ones.
+    void ask(Desk desk, i64 l, i64 r, i64 first, i64 queries, const float* turns) const {
+        for (i64 g = 0; g < queries; g++) {
+            const i64 place = s.kind == DIFFERENTIAL_1 ? g % 2 * (queries / 2) + g / 2 : g, head = first + g;
+            float* q = desk.query + place * s.key_dim;
+            turn(q, qkv[r] + head * s.key_dim, turns, s.key_dim, s.interleaved);
+            if (s.kind != NGPT) continue;
+            const float scale = inverse_rms(q, s.key_dim, 1e-24f);
+            const float* by = layers[l].query_scale + head * s.key_dim;
+#pragma omp simd
+            for (i64 i = 0; i < s.key_dim; i++) q[i] *= scale * by[i];
+        }
+    }
+
+    // Head i reads map 2 i less a gate's share of map 2 i + 1.
+    void gated_difference(Desk desk, i64 r, i64 first, i64 heads, i64 segments, float* y) const {
+        float* both = desk.query + 2 * heads * s.key_dim;
+        attend(desk, 2 * heads, segments, s.key_dim, s.value_dim, both);
+        for (i64 g = 0; g < heads; g++) {
+            const float gate = 1.0f / (1.0f + std::exp(-qkv[r][gate_start(s) + first + g]));
+            const float *a = both + 2 * g * s.value_dim, *b = a + s.value_dim;
+#pragma omp simd
+            for (i64 i = 0; i < s.value_dim; i++) y[g * s.value_dim + i] = a[i] - gate * b[i];
+        }
+    }
+};
+
+static i64 decoder_step(const Sizes& s, const Outer& outer, const DecoderLayer* layers, const Cache& cache,
+                        const Call& call) {
+    thread_local Phases phases;
+    thread_local Buffer x, qkv, read, mid, scales, desk;
+    if (const i64 wrong = mistake(s, &cache, cache.rows, call)) return wrong;
+    const i64 queries = s.heads / s.kv_heads * Decoder::maps(s), pages = cache.length / cache.page + 1;
+    const Desks desks(desk, call.threads, queries, s.key_dim + s.value_dim, cache.length, pages);
+    const Decoder decoder{s,      outer, layers, cache, call, Rows::in(x, call.n, s.hidden),
+                          Rows::in(qkv, call.n, std::max(Decoder::projected(s), s.hidden)),
+                          Rows::in(read, call.n, s.heads * s.value_dim), Rows::in(mid, call.n, s.intermediate),
+                          scales.get(call.threads * call.n), desks};
+    together(phases, 7 * s.layers + 2, call.threads, [&](Team& team) { decoder.run(team); });
+    return NOTHING;
+}

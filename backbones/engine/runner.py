@@ -1,0 +1,200 @@
+"""The model's side of the engine: reads chunks, draws tokens.
+
+1. `read` brings chunks of prompts into the state of their rows; `first` draws after a whole prompt.
+2. `burst` runs several decoding steps for all running rows before the host looks at what was drawn. A step
+   (`Runner._step`) works in place on static shapes and asks the host nothing: on CUDA it is a graph, with the model's
+   head and the sampler in it.
+3. On a CPU a step is one call of compiled code where there is some for the architecture (`cpu`), else PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nlrl import kernels
+from nlrl.backbones.decode_state import DecodeState
+from nlrl.backbones.engine.constraints import masked_logits
+from nlrl.backbones.engine.cpu import CpuModel
+from nlrl.backbones.engine.graphs import Graphs
+from nlrl.backbones.engine.rows import Rows
+from nlrl.backbones.engine.scheduler import Chunk
+from nlrl.backbones.engine.sequence import Sequence
+from nlrl.backbones.engine.store import Store
+from nlrl.backbones.kv_cache import PagedKVCache
+from nlrl.backbones.padding import padded, padded_positions, passes
+from nlrl.backbones.sampler import NumberTokens, filtered
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a step's sampler must be able to do: a step pays only for what some row asks."""
+
+    noise: bool = False
+    filters: bool = False
+    numbers: bool = False
+    mask: bool = False
+    top: bool = False
+
+    @classmethod
+    def of(cls, sequences: Many[Sequence]) -> Features:
+        settings = {sequence.sampling for sequence in sequences}
+        drawn = [s for s in settings if s.temperature > 0]
+        return cls(
+            noise=bool(drawn),
+            filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in drawn),
+            numbers=any(s.expected_number for s in settings),
+            mask=any(s.constraint is not None for s in settings),
+            top=any(s.top_logprobs > 0 for s in settings),
+        )
+
+
+class Runner:
+    """Runs one weight set on the rows of its store."""
+
+    def __init__(
+        self,
+        model,
+        store: Store,
+        ends: frozenset[int],
+        numbers: NumberTokens | None,
+        burst: int,
+        cuda_graphs: bool,
+        cpu: CpuModel | None,
+    ):
+        """
+        Args:
+            ends: end tokens.
+            burst: steps between two looks of the host, at most.
+            cpu: native steps of the model, if there are any.
+        """
+        self.model, self.store, self.numbers, self.cpu = model, store, numbers, cpu
+        self.device = model.device
+        self.vocabulary = model.config.vocab_size
+        self.rows = Rows(store.rows, burst, self.vocabulary, self.device)
+        self.most_steps = burst
+        self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=self.device)
+        self._pass_tokens = 131_072 if self.device.type == "cuda" else 4_096
+        self._graphs = Graphs(self) if self.device.type == "cuda" and cuda_graphs else None
+        self.last_logits: Tensor | None = None
+
+    def read(self, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
+        """Reads chunks into their rows; returns the logits, `(vocab,)` float32, behind the prompts that end there."""
+        chunks = sorted(chunks, key=lambda chunk: chunk.end - chunk.start)
+        logits: dict[Sequence, Tensor] = {}
+        for cut in passes([chunk.end - chunk.start for chunk in chunks], self._pass_tokens):
+            logits |= self._read_pass(chunks[cut])
+        return logits
+
+    def first(self, sequences: Many[Sequence], logits: Tensor) -> None:
+        """Draws the token behind each sequence's prompt into column 0; logits `(sequences, vocab)` float32."""
+        where = torch.tensor([sequence.row for sequence in sequences]).to(self.device)
+        self.rows.set([sequence.row for sequence in sequences], sequences)
+        self.rows.column.zero_()
+        part = self.rows.at(where)
+        self._draw(part, logits, Features.of(sequences))
+        self.rows.put(where, part)
+
+    def burst(self, rows: Many[int], length: int, features: Features, steps: int) -> None:
+        """Draws `steps` tokens for the running rows, into the columns 0 .. steps - 1.
+
+        Args: length: tokens that the longest of them will have, then.
+        """
+        self.rows.column.zero_()
+        highest = max(rows) + 1
+        if self._graphs is not None and not features.top and self._graphs.replay(highest, features, steps):
+            return
+        if self.cpu is not None:
+            where = torch.tensor(sorted(rows))
+            part = self.rows.at(where)
+            for _ in range(steps):
+                self._fast_step(where, part, features)
+            self.rows.put(where, part)
+            return
+        live = slice(0, highest)
+        state = self.store.state.view(live, min(length, self.store.state.length))
+        for _ in range(steps):
+            self.step(self.rows.at(live), state, features)
+
+    def logits_of(self, rows: Many[int]) -> Tensor:
+        """What the last step of an eager burst computed for these running rows, `(rows, vocab)`."""
+        assert self.last_logits is not None
+        places = {row: i for i, row in enumerate(sorted(rows))} if self.cpu is not None else {row: row for row in rows}
+        return self.last_logits[torch.tensor([places[row] for row in rows]).to(self.device)]
+
+    def step(self, part: Rows, state: DecodeState, features: Features) -> None:
+        """Feeds every row its last token and draws the next, in place."""
+        positions = part.positions.masked_fill(part.finished, -1)
+        hidden = self.model.hidden(part.ids[:, None], positions[:, None], state=state)
+        part.positions.add_(~part.finished)
+        self._draw(part, self.model.logits(hidden)[:, 0], features)
+        part.column.add_(1)
+
+    def _fast_step(self, where: Tensor, part: Rows, features: Features) -> None:
+        positions = part.positions.masked_fill(part.finished, -1)
+        logits = self.cpu.logits(part.ids, positions, where, self.store.state)  # pyright: ignore
+        part.positions.add_(~part.finished)
+        self._draw(part, logits, features)
+        part.column.add_(1)
+
+    def _draw(self, part: Rows, logits: Tensor, features: Features) -> None:
+        """Draws every row's next token from logits `(rows, vocab)` and notes it."""
+        token, logprob = self._choose(part, logits, features)
+        part.tokens.index_copy_(1, part.column[None], token[:, None])
+        part.logprobs.index_copy_(1, part.column[None], logprob[:, None].float())
+        part.steps.add_(1)
+        ended = (token[:, None] == self._ends).any(-1) & ~part.ignores_end
+        part.finished.logical_or_(ended).logical_or_(part.steps >= part.limit)
+        part.ids.copy_(token)
+        self.last_logits = logits
+
+    def _choose(self, part: Rows, logits: Tensor, features: Features) -> tuple[Tensor, Tensor]:
+        mask = part.allowed if features.mask else None
+        if not features.filters and not features.numbers:
+            if self.cpu is not None and mask is None:
+                return self.cpu.sample(logits, part.seeds, part.steps, part.temperature)
+            return kernels.sample(logits, part.seeds, part.steps, part.temperature, mask)
+        logits = logits.float()
+        scores = logits
+        if features.mask:
+            scores = masked_logits(scores, part.allowed)
+        if features.filters:
+            scores = filtered(scores, part.temperature, part.top_k, part.top_p, part.min_p)
+        token, _ = kernels.sample(scores, part.seeds, part.steps, part.temperature, None)
+        if features.numbers and self.numbers is not None:
+            token = self._number(part, logits, token)
+        return token, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def _number(self, part: Rows, logits: Tensor, token: Tensor) -> Tensor:
+        """Replaces the first number that a row would write by its expectation."""
+        numbers = self.numbers
+        assert numbers is not None
+        first = part.wants_number & numbers.is_number[token] & part.expectation.isnan() & ~part.finished
+        expectation = numbers.expectation(logits)
+        part.expectation.copy_(torch.where(first, expectation, part.expectation))
+        return torch.where(first, numbers.nearest(expectation, token), token)
+
+    def _read_pass(self, chunks: list[Chunk]) -> dict[Sequence, Tensor]:
+        parts = [chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks]
+        ids, positions = padded(parts, self.device), padded_positions([len(part) for part in parts], self.device)
+        starts = torch.tensor([chunk.start for chunk in chunks]).to(self.device)[:, None]
+        positions = torch.where(positions >= 0, positions + starts, positions)
+        where = torch.tensor([chunk.sequence.row for chunk in chunks]).to(self.device)
+        taken = self.store.state.select(where)
+        state = taken.view(slice(None), max(chunk.end for chunk in chunks))
+        if isinstance(state, PagedKVCache):
+            state = replace(state, fresh=all(chunk.start == 0 for chunk in chunks))
+        hidden = self.model.hidden(ids, positions, state=state)
+        self.store.bring_back(taken, where)
+        done = [i for i, chunk in enumerate(chunks) if chunk.completes]
+        if not done:
+            return {}
+        last = torch.tensor([len(parts[i]) - 1 for i in done]).to(self.device)
+        logits = self.model.logits(hidden[torch.tensor(done).to(self.device), last]).float()
+        return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
