@@ -114,8 +114,11 @@ class OpenAIModel:
         """Answers every request, in order; one that keeps failing alone gets finish_reason "error".
 
         Raises:
+            NLRLError: a sampling setting that this endpoint cannot be asked for; nothing was sent.
             LanguageModelError: wrong key, unknown model, unreachable, over budget, or no request was answered.
         """
+        for sampling in {request.sampling for request in requests}:
+            wire.check(sampling, self.settings.base_url)
         answers = self._loop.run(self._answer_all(requests))
         gave_up = [answer for answer in answers if isinstance(answer, failures.Retry)]
         self.meter.count(errors=sum(not isinstance(a, Completion) or a.finish_reason == "error" for a in answers))
@@ -207,7 +210,7 @@ class OpenAIModel:
                 raise
             if (used := wire.usage(data)) is not None:
                 reservation.settle(*used)
-            return wire.completion(data, self.settings.model)
+            return wire.obeyed(wire.completion(data, self.settings.model), request.sampling.constraint)
 
     async def _explained(self, error: Any) -> Exception:
         """The failure, with the names of the models that there are if the name was wrong."""
@@ -230,7 +233,7 @@ class OpenAIModel:
 
 def _endpoint(settings: OpenAISettings) -> failures.Endpoint:
     key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else ""
-    if not key and settings.base_url.startswith("https://api.openai.com"):
+    if not key and settings.base_url.startswith(wire.OPENAI):
         right = (
             f"put it into the environment variable {settings.api_key_env}"
             if settings.api_key_env

@@ -1,25 +1,97 @@
 """The JSON of OpenAI-compatible endpoints: requests to bodies, answers to completions. Nothing here knows HTTP.
 
 Chat messages go to /chat/completions, `Request.tokens` to /completions, which vLLM takes as token ids.
-Four fields are *extras*: an endpoint that refuses one by name is asked again without it (`EXTRAS`).
+Four fields are *extras*: an endpoint that refuses one by name is asked again without it (`EXTRAS`). What changes the
+answer is never left out. A JSON schema goes as `response_format`; a choice and a regular expression as
+`structured_outputs`, which vLLM and `nlrl serve` know. Other servers may ignore that, so answers are checked.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from nlrl.backbones.language_model import Completion, FinishReason, Request
+from nlrl.backbones.language_model import Completion, Constraint, FinishReason, Request, Sampling, check_sampling
 from nlrl.errors import NLRLError
 
 EXTRAS = ("logprobs", "return_token_ids", "seed", "top_k")
-SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "stop")
+SAMPLING_FIELDS = (
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "stop", "ignore_eos",
+    "response_format", "structured_outputs",
+)  # fmt: skip
+OPENAI = "https://api.openai.com"
+_OTHERS = ("min_p", "ignore_end")
+"""Settings that servers of open models have and OpenAI's own endpoint has not."""
 
 _FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "error", "abort": "error", "error": "error"}
 _TEMPLATE, _PER_MESSAGE = (
     64,
     16,
 )  # tokens that a chat template adds to a prompt and to a message: guesses, on the safe side
+
+
+def check(sampling: Sampling, base_url: str) -> None:
+    """Raises NLRLError naming what this endpoint cannot be asked for."""
+    check_sampling(sampling)
+    if sampling.top_logprobs:
+        raise NLRLError(
+            "Sampling.top_logprobs: endpoints name the likeliest tokens by texts, not by ids; leave it at 0"
+        )
+    constraint = sampling.constraint
+    if constraint is not None:
+        _check_constraint(constraint)
+    if not base_url.startswith(OPENAI):
+        return
+    for name in _OTHERS:
+        if getattr(sampling, name):
+            raise NLRLError(f"Sampling.{name}: {OPENAI} has no such setting")
+    if constraint is not None and constraint.kind != "json_schema":
+        raise NLRLError(
+            f"Sampling.constraint: {OPENAI} takes a json_schema, no {constraint.kind}; a vLLM server and `nlrl serve` "
+            "take all kinds"
+        )
+
+
+def _check_constraint(constraint: Constraint) -> None:
+    value = constraint.value
+    if constraint.kind == "choice":
+        right, wanted = isinstance(value, tuple) and bool(value), "a tuple of texts, one at least"
+    elif constraint.kind == "json_schema":
+        right, wanted = _parsed(value) is not None, "a JSON schema as text"
+    else:
+        right, wanted = constraint.kind == "regex" and isinstance(value, str), "the text of a regular expression"
+    if not right:
+        raise NLRLError(f"constraint {constraint.kind} {value!r}: the value must be {wanted}")
+
+
+def obeyed(answer: Completion, constraint: Constraint | None) -> Completion:
+    """The answer, or an error where it ended and does not obey: a server may ignore fields that it does not know."""
+    if constraint is None or answer.finish_reason != "stop" or _obeys(answer.text, constraint):
+        return answer
+    error = f"the answer does not obey its constraint ({constraint.kind}): the endpoint ignores it"
+    return replace(answer, finish_reason="error", error=error)
+
+
+def _obeys(text: str, constraint: Constraint) -> bool:
+    if constraint.kind == "choice":
+        return text in constraint.value
+    if constraint.kind == "json_schema":
+        return _parsed(text) is not None
+    try:
+        return re.fullmatch(str(constraint.value), text) is not None
+    except re.error:  # another dialect than Python's
+        return True
+
+
+def _parsed(text: Any) -> Any:
+    """The JSON value in a list, for `null` is one, too; None if it is no JSON."""
+    try:
+        return [json.loads(text)]
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 class UnreadableAnswer(ValueError):
@@ -63,7 +135,18 @@ def _sampling(request: Request, completion_tokens: bool) -> dict[str, Any]:
         "seed": short_seed(request.seed),
         "return_token_ids": True,
     }
-    return {**fields, "stop": list(sampling.stop)} if sampling.stop else fields
+    asked = {"stop": list(sampling.stop), "min_p": sampling.min_p, "ignore_eos": sampling.ignore_end}
+    return fields | {name: value for name, value in asked.items() if value} | _constraint(sampling.constraint)
+
+
+def _constraint(constraint: Constraint | None) -> dict[str, Any]:
+    if constraint is None:
+        return {}
+    if constraint.kind == "json_schema":
+        schema = {"name": "answer", "schema": json.loads(str(constraint.value)), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    value = constraint.value if constraint.kind == "regex" else list(constraint.value)
+    return {"structured_outputs": {constraint.kind: value}}
 
 
 def short_seed(seed: int) -> int:

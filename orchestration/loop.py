@@ -15,7 +15,6 @@ from typing import Any
 from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
-from nlrl.orchestration.server import ServerStats
 from nlrl.orchestration.session import Session, open_session
 from nlrl.orchestration.stages.evaluation import run_evaluation
 from nlrl.orchestration.stages.improvement import run_improvement
@@ -99,9 +98,9 @@ def _track(session: Session, tracker: Tracker, iteration: int, seconds: dict[str
     if any(entry["step"] == iteration for entry in read_metrics(session.folder.path / METRICS_FILE)):
         return  # a rerun would overwrite what the iteration cost when it was done
     metrics = {f"{s.name}/{k}": v for s in session.folder.stages() if s.iteration == iteration for k, v in _flat(s)}
-    taken = session.cluster.gather([server.call("take_stats") for server in session.servers])
-    stats = sum(taken, ServerStats())
+    stats = session.student.router.take_stats()
     metrics |= {f"model/{key}": value for key, value in vars(stats).items()}
+    metrics |= {f"engine/{key}": value for key, value in session.student.router.metrics().items()}
     tracker.log(iteration, metrics | seconds)
     tracker.text(iteration, "evaluations", (session.folder.path / FILE).read_text())
     exact = session.folder.stage(iteration, "evaluation").load()["metrics"]["exact"]["against"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from typing import Any
 
 import ray
 import ray.exceptions
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Host, Spawned
+from nlrl.orchestration.cluster import Host, Spawned, Unusable
 
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -27,6 +28,7 @@ class RayBackend:
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
         self._host_class: Any = ray.remote(Host)
+        self._mortal_host_class: Any = ray.remote(MortalHost)
 
     def spawn(
         self,
@@ -47,18 +49,14 @@ class RayBackend:
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        actor = self._host_class.options(**options).remote(cls, name, *args, **kwargs)
+        host_class = self._mortal_host_class if max_restarts else self._host_class
+        actor = host_class.options(**options).remote(cls, name, *args, **kwargs)
         handle = RayHandle(actor, name, {"CPU": num_cpus, "GPU": num_gpus})
         self._handles.append(handle)
         return handle
 
     def put(self, value: Any) -> Any:
         return ray.put(value)
-
-    def wait(self, futures: list[RayFuture], block: bool) -> list[RayFuture]:
-        by_ref = {future.ref: future for future in futures}
-        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=None if block else 0)
-        return [by_ref[ref] for ref in done]
 
     def close(self) -> None:
         if self._own:
@@ -104,6 +102,19 @@ class RayBackend:
         _log.warning("%s; waiting until there is room (a cluster may grow)", shortage)
 
 
+class MortalHost(Host):
+    """A host that Ray makes anew when it dies, and that dies when its object is past mending: what a process has lost
+    (a CUDA context, say) only a new process gets back."""
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().call(method, *args, **kwargs)
+        except Unusable:
+            _log.exception("%s ends itself", self)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise
+
+
 class RayHandle:
     """A worker in a process of its own."""
 
@@ -130,6 +141,12 @@ class RayFuture:
     def __init__(self, ref: Any, worker: str):
         self.ref = ref
         self._worker = worker
+
+    @staticmethod
+    def wait(futures: list[RayFuture], block: bool) -> list[RayFuture]:
+        by_ref = {future.ref: future for future in futures}
+        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=None if block else 0)
+        return [by_ref[ref] for ref in done]
 
     def result(self, timeout: float | None = None) -> Any:
         try:

@@ -1,37 +1,33 @@
 """The inference actor: one engine that stays loaded, several named weight sets, answers remembered.
 
-1. `generate(weights, requests)` answers with a named weight set (`base`, `actor`, `critic`). Sets are swapped in
-   place, so that graphs, caches and buffers of the engine live on.
-2. Calls that arrive while the engine is busy are merged into one batch: many small callers cost no more than one
-   large one.
-3. An identical request (same weight version, prompt, sampling and seed) is answered from memory. Answers of
-   replaced weights are dropped.
+1. `generate(weights, requests)` answers with a named weight set (`base`, `actor`, `critic`); see `weight_sets`. A call
+   that names a version is answered by that version or not at all: a server that was made anew has the base only, and
+   says so.
+2. An identical request (same weight version, prompt, sampling and seed) is answered once: from memory, or together
+   with the call that is just asking it. Answers of replaced weights are dropped.
+3. A server whose model has failed for good says that it is `Unusable`, and is replaced.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from nlrl.backbones.language_model import Completion, LanguageModel, Request
 from nlrl.errors import NLRLError
+from nlrl.orchestration.cluster import Unusable, was_restarted
 from nlrl.orchestration.config import ModelConfig
+from nlrl.orchestration.weight_sets import weight_sets_of
 
-BASE = "base"
-PARTS = ("actor", "critic")
-"""Weight sets that are the base's until they are trained."""
+Memory = dict[Request, "Future[Completion]"]
 
 
-@dataclass
-class _Call:
-    weights: str
-    requests: Sequence[Request]
-    future: Future[list[Completion]] = field(default_factory=Future)
+class StaleWeights(NLRLError):
+    """The server has other weights than the caller wants, or none of that name."""
 
 
 @dataclass
@@ -43,168 +39,108 @@ class ServerStats:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    """In which the model was answering something."""
+    restarts: int = 0
+    """Servers that took the place of one that died. What that one had counted is lost."""
 
     def __add__(self, other: ServerStats) -> ServerStats:
         return ServerStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class ModelServer:
-    """Hosts one language model; made inside its actor."""
+    """Hosts one language model; made inside its actor. Calls may run at once."""
 
     def __init__(self, config: ModelConfig, threads: int = 0):
         from nlrl.orchestration.models import open_model
 
         self._model: LanguageModel = open_model(config, threads)
-        self._sets: dict[str, tuple[str, Any]] = {}
-        self._loaded = self._model.weight_version
-        if hasattr(self._model, "load_weights"):
-            untrained = (self._model.weight_version, weights_of(self._model))
-            self._sets = dict.fromkeys((BASE, *PARTS), untrained)
-        self._memory: dict[str, dict[Request, Completion]] = {}
-        self._waiting: list[_Call] = []
-        self._queue, self._engine = threading.Lock(), threading.Lock()
-        self._stats = ServerStats()
+        self._sets = weight_sets_of(self._model)
+        self._lock = threading.Lock()
+        self._memory: dict[str, Memory] = {}
+        self._stats = ServerStats(restarts=int(was_restarted()))
+        self._asking, self._since = 0, 0.0
 
-    # -- what callers use ----------------------------------------------------------------------------------------------
     def describe(self) -> dict[str, Any]:
         """Name and abilities, for proxies."""
         return {"name": self._model.name, "reads_expectations": self._model.reads_expectations}
 
     def put_weights(self, name: str, version: str, state: Any) -> None:
-        """Registers (or replaces) a weight set; nothing is loaded before it is needed.
+        """Registers a weight set, or replaces it.
 
         Raises:
             NLRLError: this model's weights cannot be replaced.
         """
-        if not hasattr(self._model, "load_weights"):
-            raise NLRLError(f"model '{self._model.name}' answers with fixed weights; it cannot be trained here")
-        with self._engine:
-            replaced = self._sets.get(name, ("", None))[0]
-            self._sets[name] = (version, state)
-            if replaced not in (held for held, _ in self._sets.values()):
-                self._memory.pop(replaced, None)
+        self._sets.put(name, version, state)
+        with self._lock:
+            kept = self._sets.versions()
+            self._memory = {version: memory for version, memory in self._memory.items() if version in kept}
 
-    def generate(self, weights: str, requests: Sequence[Request]) -> list[Completion]:
-        """Answers in order, merged with whatever else is waiting.
+    def generate(self, weights: str, requests: Sequence[Request], version: str = "") -> list[Completion]:
+        """Answers in order.
 
+        Args:
+            version: of the weights that must answer; any, if empty.
         Raises:
+            StaleWeights: they are not here.
             LanguageModelError: the model cannot answer.
             NLRLError: no such weight set.
+            Unusable: the model has failed for good.
         """
-        call = _Call(weights, requests)
-        with self._queue:
-            self._waiting.append(call)
-        if not call.future.done():
-            with self._engine:
-                self._drain()
-        return call.future.result()
+        place, found = self._sets.find(weights)
+        if version and found != version:
+            raise StaleWeights(f"the model server has '{weights}' as {found}, not as {version}")
+        with self._lock:
+            memory = self._memory.setdefault(found, {})
+            missing = {request: Future() for request in dict.fromkeys(requests) if request not in memory}
+            memory.update(missing)
+            answers = [memory[request] for request in requests]
+            self._stats.requests += len(requests)
+            self._stats.cached += len(requests) - len(missing)
+        if missing:
+            self._ask(place, memory, missing)
+        return [answer.result() for answer in answers]
 
     def take_stats(self) -> ServerStats:
         """Counters since the last call."""
-        stats, self._stats = self._stats, ServerStats()
+        with self._lock:
+            stats, self._stats = self._stats, ServerStats()
         return stats
 
+    def metrics(self) -> dict[str, float]:
+        """What the engine counts; nothing, where the model is none."""
+        return self._model.metrics() if hasattr(self._model, "metrics") else {}  # pyright: ignore[reportAttributeAccessIssue]
+
     # -- machinery -----------------------------------------------------------------------------------------------------
-    def _drain(self) -> None:
-        with self._queue:
-            calls, self._waiting = self._waiting, []
-        for weights in dict.fromkeys(call.weights for call in calls):
-            self._answer(weights, [call for call in calls if call.weights == weights])
-
-    def _answer(self, weights: str, calls: Sequence[_Call]) -> None:
+    def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
+        self._clock(+1)
         try:
-            version = self._use(weights)
-            answers = self._with_memory(version, [request for call in calls for request in call.requests])
+            completions = self._sets.generate(place, list(missing))
         except BaseException as error:
-            for call in calls:
-                call.future.set_exception(error)
+            self._forget(memory, list(missing))
+            if getattr(self._model, "failed", False):
+                error = Unusable(str(error))
+            for answer in missing.values():
+                answer.set_exception(error)
             return
-        for call in calls:
-            call.future.set_result(answers[: len(call.requests)])
-            answers = answers[len(call.requests) :]
+        finally:
+            self._clock(-1)
+        # Asking again may help where an answer failed; one that is merely bad would only repeat.
+        self._forget(memory, [r for r, c in zip(missing, completions, strict=True) if c.finish_reason == "error"])
+        for answer, completion in zip(missing.values(), completions, strict=True):
+            answer.set_result(completion)
+        with self._lock:
+            self._stats.prompt_tokens += sum(completion.prompt_tokens for completion in completions)
+            self._stats.completion_tokens += sum(len(completion.tokens) for completion in completions)
 
-    def _use(self, weights: str) -> str:
-        if not self._sets and weights in (BASE, *PARTS):  # weights that cannot be replaced play every part
-            return self._model.weight_version
-        if weights not in self._sets:
-            raise NLRLError(f"the model server has no weights '{weights}'; it has: {', '.join(self._sets)}")
-        version, state = self._sets[weights]
-        if self._loaded != version:
-            self._model.load_weights(state, version)  # type: ignore[attr-defined]
-            self._loaded = version
-        return version
-
-    def _with_memory(self, version: str, requests: Sequence[Request]) -> list[Completion]:
-        memory = self._memory.setdefault(version, {})
-        missing = [request for request in dict.fromkeys(requests) if request not in memory]
-        if missing:
-            started = time.perf_counter()
-            for request, completion in zip(missing, self._model.generate(missing), strict=True):
-                memory[request] = completion
-                self._stats.prompt_tokens += completion.prompt_tokens
-                self._stats.completion_tokens += len(completion.tokens)
-            self._stats.seconds += time.perf_counter() - started
-        self._stats.requests += len(requests)
-        self._stats.cached += len(requests) - len(missing)
-        answers = [memory[request] for request in requests]
-        for request in missing:
-            if (
-                memory[request].finish_reason == "error"
-            ):  # asking again may help; an answer that is merely bad would only repeat
+    def _forget(self, memory: Memory, requests: Sequence[Request]) -> None:
+        with self._lock:
+            for request in requests:
                 del memory[request]
-        return answers
 
-
-def weights_of(model: Any) -> dict[str, Any]:
-    """A copy of a native model's weights, on the CPU; a scripted model starts with none."""
-    if not hasattr(model, "model"):
-        return {}
-    return {key: tensor.detach().cpu().clone() for key, tensor in model.model.state_dict().items()}
-
-
-class ServedModel:
-    """A `LanguageModel` that answers through the actors of one or more servers with one weight set.
-
-    A prompt always goes to the same server, which therefore remembers it. Several servers of one thread each answer
-    more than one of several threads does, where models are small and cores are all there is.
-    """
-
-    def __init__(self, handles: Sequence[Any], weights: str = BASE, description: dict[str, Any] | None = None):
-        described = description or handles[0].call("describe").result()
-        self.name: str = described["name"]
-        self.reads_expectations: bool = described["reads_expectations"]
-        self._handles, self._weights = list(handles), weights
-        self._version = ""
-
-    @property
-    def weight_version(self) -> str:
-        """Of the last answer."""
-        return self._version
-
-    def with_weights(self, weights: str) -> ServedModel:
-        """The same servers, another weight set."""
-        described = {"name": self.name, "reads_expectations": self.reads_expectations}
-        return ServedModel(self._handles, weights, described)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        if not requests:
-            return []
-        shares: list[list[int]] = [[] for _ in self._handles]
-        for index, request in enumerate(requests):
-            shares[self._server_of(request)].append(index)
-        asked = [
-            (share, handle.call("generate", self._weights, [requests[i] for i in share]))
-            for handle, share in zip(self._handles, shares, strict=True)
-            if share
-        ]
-        answers: dict[int, Completion] = {}
-        for share, future in asked:
-            answers.update(zip(share, future.result(), strict=True))
-        self._version = answers[0].weight_version
-        return [answers[i] for i in range(len(requests))]
-
-    def _server_of(self, request: Request) -> int:
-        if len(self._handles) == 1:
-            return 0
-        prompt = request.messages[-1].content if request.messages else repr(request.tokens)
-        return zlib.crc32(prompt.encode()) % len(self._handles)
+    def _clock(self, change: int) -> None:
+        """Counts the calls that the model is answering, and the time in which there are any."""
+        with self._lock:
+            if self._asking:
+                self._stats.seconds += time.perf_counter() - self._since
+            self._since = time.perf_counter()
+            self._asking += change

@@ -19,9 +19,10 @@ from nlrl.orchestration.config import ModelConfig, RunConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker, describe, read_weights, sources
 from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.players import SELF
+from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
-from nlrl.orchestration.server import BASE, PARTS, ModelServer, ServedModel
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
+from nlrl.orchestration.weight_sets import BASE, PARTS
 from nlrl.orchestration.worker import RolloutWorker
 
 ACTOR, CRITIC = PARTS
@@ -37,7 +38,6 @@ class Session:
     game: Game[Any]
     student_roles: Roles
     teacher_roles: Roles
-    servers: list[Handle]
     student: ServedModel
     teacher: LanguageModel
     workers: list[Handle]
@@ -91,7 +91,8 @@ class Session:
         assert self.trainer is not None
         version = f"{network}@{iteration}"
         weights = self.cluster.put(self.trainer.call("weights", network).result())
-        self.cluster.gather([server.call("put_weights", network, version, weights) for server in self.servers])
+        self.student.router.put_weights(network, version, weights)
+        self.cluster.gather([worker.call("note_weights", network, version, (weights,)) for worker in self.workers])
         self.versions[network] = version
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
@@ -141,14 +142,11 @@ def _start(
     agents = sources(name for name in (*config.rollout.opponents, *config.evaluation.opponents) if name != SELF)
     share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
     count = servers_of(config, on_gpu)
-    servers = [
-        _serve(cluster, config.model, max(1, cores // count), int(1e4 * share / count) / 1e4, f"model-{i}")
-        for i in range(count)
-    ]
-    student = ServedModel(servers)
+    router = start_servers(cluster, config.model, count, max(1, cores // count), int(1e4 * share / count) / 1e4)
+    student = ServedModel(router)
     teacher: LanguageModel = student
     if config.teacher is not None:
-        teacher = ServedModel([_serve(cluster, config.teacher, cores, 0, "teacher")])
+        teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, name="teacher"))
     trainer = None
     if config.model.kind == "scripted":
         trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
@@ -160,7 +158,7 @@ def _start(
         source: _freeze(cluster, config.model, source, cores, share, f"agent-{i}") for i, source in enumerate(agents)
     }
     session = Session(
-        config, folder, cluster, game, student_roles, teacher_roles, servers, student, teacher, [], trainer, frozen
+        config, folder, cluster, game, student_roles, teacher_roles, student, teacher, [], trainer, frozen
     )
     session.workers = [
         cluster.spawn(
@@ -180,22 +178,17 @@ def _start(
     return session
 
 
-def _serve(cluster: Cluster, model: ModelConfig, threads: int, share: float, name: str) -> Handle:
-    options = {"num_cpus": 0, "num_gpus": share, "threads": threads, "concurrency": 64, "name": name}
-    return cluster.spawn(ModelServer, model, threads, **options)
-
-
 def _freeze(
     cluster: Cluster, student: ModelConfig, source: Source, threads: int, share: float, name: str
 ) -> FrozenModel:
     """A server for a frozen agent, on the device of this run and not that of the agent's own."""
     described = describe(source)
-    server = _serve(cluster, described.config.model_copy(update={"device": student.device}), threads, share, name)
+    model = described.config.model_copy(update={"device": student.device})
+    router = start_servers(cluster, model, threads=threads, num_gpus=share, name=name)
     if described.weights is None:
-        return described.frozen(ServedModel([server]))
-    weights = cluster.put(read_weights(described))
-    server.call("put_weights", ACTOR, f"{ACTOR}@{source.iteration}", weights).result()
-    return described.frozen(ServedModel([server], ACTOR))
+        return described.frozen(ServedModel(router))
+    router.put_weights(ACTOR, f"{ACTOR}@{source.iteration}", cluster.put(read_weights(described)))
+    return described.frozen(ServedModel(router, ACTOR))
 
 
 def _uses_gpu(config: RunConfig) -> bool:

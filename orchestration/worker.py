@@ -113,6 +113,10 @@ class RolloutWorker:
         """Forgets the answers of earlier policies; `version` names the new one."""
         self._pools = {key: pool for key, pool in self._pools.items() if key[0] == version}
 
+    def note_weights(self, name: str, version: str, state: tuple[Any]) -> None:
+        """Tells the worker's own copy of the router what was put into the servers; see `Router`."""
+        self._model.router.note_weights(name, version, state)  # type: ignore[attr-defined]
+
     def play(self, job: PlayJob) -> list[dict[str, Any]]:
         """Plays games to their ends; one record each."""
         self.set_policy(job.version)

@@ -87,8 +87,8 @@ class Engine:
             tokenizer: a `PreTrainedTokenizerFast`.
             name: who is speaking, in records.
             max_rows: sequences written at once.
-            memory_bytes: for keys, values and states of one weight set; by default 512 MiB on a CPU, half of what is free
-                on CUDA, and never more than `max_rows` sequences could use twice over.
+            memory_bytes: for keys, values and states of one weight set; by default 512 MiB on a CPU, half of what is
+                free on CUDA, and never more than `max_rows` sequences could use twice over.
             max_queue: requests that may wait.
             dtype: serve a private copy of the weights in this type.
             number_grid: `Sampling.expected_number` writes multiples of this only; 0 for every number of the vocabulary.

@@ -155,14 +155,15 @@ def free_port() -> int:
 def make_tiny_llama(folder: Path, seed: int) -> None:
     """A random two-layer Llama over printable characters, with a chat template: `<bos>` + texts + `<answer>`."""
     import torch
-    from tokenizers import Tokenizer, decoders, models
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["<pad>", "<bos>", "<eos>", "<answer>", "<unk>"]
-    alphabet = [*special, *map(chr, range(32, 127)), "\n"]
+    alphabet = [*special, "Ġ", *map(chr, range(33, 127)), "Ċ"]  # space and newline, as byte-level tokens write them
     vocabulary = {token: i for i, token in enumerate(alphabet)}
     raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    raw.decoder = decoders.Fuse()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         bos_token="<bos>",

@@ -62,7 +62,8 @@ def test_the_one_bit_base_meets_lower_bars():
 
 @pytest.mark.parametrize(
     ("name", "games"),
-    [(name, 1000 if name == "transformer-base" else 400) for name in NAMES] + [pytest.param(name, 10_000, marks=pytest.mark.slow) for name in NAMES],
+    [(name, 1000 if name == "transformer-base" else 400) for name in NAMES]
+    + [pytest.param(name, 10_000, marks=pytest.mark.slow) for name in NAMES],
 )
 def test_base_plays_like_a_random_player(name, games):
     rollout = RolloutConfig(samples_per_state=games, samples_at_start=games)

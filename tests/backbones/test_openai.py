@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from nlrl.backbones.language_model import Completion, LanguageModel, LanguageModelError, Message, Request, Sampling
+from nlrl.backbones.language_model import (
+    Completion,
+    Constraint,
+    LanguageModel,
+    LanguageModelError,
+    Message,
+    Request,
+    Sampling,
+)
 from nlrl.backbones.metering import Meter
 from nlrl.backbones.openai_failures import asked_wait
 from nlrl.backbones.openai_model import OpenAIModel, OpenAISettings
@@ -118,6 +126,64 @@ def test_the_body_says_what_the_request_says(serve, connect):
     }
     assert endpoint.paths == ["/v1/chat/completions"]
     assert endpoint.keys == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "field", "value"),
+    [
+        (Constraint("choice", ("a", "b")), "structured_outputs", {"choice": ["a", "b"]}),
+        (Constraint("regex", "[ab]+"), "structured_outputs", {"regex": "[ab]+"}),
+        (
+            Constraint("json_schema", '{"type": "object"}'),
+            "response_format",
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+            },
+        ),
+    ],
+    ids=["choice", "regex", "json_schema"],
+)
+def test_constraints_are_passed_on_and_answers_held_to_them(serve, connect, constraint, field, value):
+    endpoint = serve(
+        lambda body, attempt: answer({"good": "{}" if "response_format" in body else "a"}.get(prompt_of(body), "no"))
+    )
+    sampling = Sampling(constraint=constraint, min_p=0.1, ignore_end=True)
+    requests = [Request(messages=(Message("user", words),), sampling=sampling) for words in ("good", "bad")]
+    good, bad = connect(endpoint.base_url).generate(requests)
+    assert all(body[field] == value and body["min_p"] == 0.1 and body["ignore_eos"] is True for body in endpoint.bodies)
+    assert (good.finish_reason, bad.finish_reason) == ("stop", "error")
+    assert f"constraint ({constraint.kind})" in bad.error
+
+
+@pytest.mark.parametrize(
+    ("sampling", "named"),
+    [
+        (Sampling(top_logprobs=3), "top_logprobs"),
+        (Sampling(temperature=-1.0), "temperature"),
+        (Sampling(constraint=Constraint("choice", ())), "constraint choice"),
+        (Sampling(constraint=Constraint("json_schema", "{")), "constraint json_schema"),
+        (Sampling(constraint=Constraint("lark", "a")), "constraint lark"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_endpoint_can_do_is_refused_before_anything_is_sent(serve, connect, sampling, named):
+    endpoint = serve(echo)
+    with pytest.raises(NLRLError, match=named):
+        connect(endpoint.base_url).generate([ask("1"), Request(messages=(Message("user", "2"),), sampling=sampling)])
+    assert not endpoint.bodies
+
+
+@pytest.mark.parametrize(
+    ("sampling", "named"),
+    [
+        (Sampling(min_p=0.1), "min_p"),
+        (Sampling(ignore_end=True), "ignore_end"),
+        (Sampling(constraint=Constraint("choice", ("a", "b"))), "no choice"),
+    ],
+)
+def test_what_openai_cannot_do_is_refused_before_anything_is_sent(connect, sampling, named):
+    with pytest.raises(NLRLError, match=named):
+        connect("https://api.openai.com/v1").generate([Request(messages=(Message("user", "1"),), sampling=sampling)])
 
 
 def test_token_ids_and_logprobs_are_taken_where_given(serve, connect):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from nlrl.orchestration.config import load_config, to_toml
 from nlrl.orchestration.records import read_many, record_files
 from nlrl.orchestration.run_folder import RunFolder, verify
 from nlrl.orchestration.stages.rollout import visits
+from nlrl.orchestration.tracking import read_metrics
 from nlrl.orchestration.worker import game_tasks
 
 NLRL = str(Path(sys.executable).with_name("nlrl"))
@@ -152,6 +154,77 @@ def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_con
     finish([NLRL, "run", str(tmp_path / "whole.toml")])
     plan = [(1, "targets", 0.3), (1, "policy", 0.2), (1, "improvement", 0.05), (1, "evaluation", 0.1)]
     killed_run(command(**NATIVE), tmp_path / "run", plan)
+    assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
+    assert_nothing_is_lost_or_doubled(tmp_path / "run")
+
+
+# -- an engine dies, the run goes on -----------------------------------------------------------------------------------
+def descendants(pid):
+    """Processes below one, with the names they go by."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(path.name)] = parent, (path / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+    below, size = {pid}, 0
+    while size < len(below):
+        size = len(below)
+        below |= {child for child, (parent, _) in found.items() if parent in below}
+    return {child: found[child][1] for child in below - {pid}}
+
+
+def engines(run):
+    """Processes of the run's model servers: workers that Ray makes anew."""
+    return sorted(pid for pid, name in descendants(run.pid).items() if name.startswith("ray::MortalHost"))
+
+
+def kill_an_engine_in(run, folder, iteration, name):
+    """Waits until a stage has left its first trace on disk and kills an engine before the stage has ended."""
+    stage = folder / "iterations" / f"{iteration:03d}" / name
+    deadline = time.monotonic() + 100
+    while not stage.exists():
+        assert run.poll() is None, run.communicate()[1]
+        assert time.monotonic() < deadline, "the stage never began"
+        time.sleep(0.001)
+    os.kill(engines(run)[0], signal.SIGKILL)  # the oldest, so that it is another one each time
+    assert not (stage / "manifest.json").exists(), "the stage was over before"
+
+
+def run_whose_engines_die(command, folder, stages):
+    run = start(command)
+    try:
+        for iteration, name in stages:
+            kill_an_engine_in(run, folder, iteration, name)
+        errors = run.communicate(timeout=240)[1]
+    finally:
+        run.kill()
+        run.communicate()
+    assert run.returncode == 0, errors
+    return sum(entry["metrics"]["model/restarts"] for entry in read_metrics(folder / "metrics.jsonl"))
+
+
+@pytest.mark.timeout(120)
+def test_a_run_whose_engines_are_killed_ends_with_the_bytes_of_an_undisturbed_one(
+    command, tmp_path, finished, committed_files
+):
+    folder = tmp_path / "run"
+    ray = command(cluster={"kind": "ray", "servers": 2}, rollout={"workers": 2})
+    assert run_whose_engines_die(ray, folder, [(1, "targets"), (2, "rollout"), (2, "improvement")]) == 3
+    assert committed_files(folder) == committed_files(finished)
+    assert_nothing_is_lost_or_doubled(folder)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_network_whose_engines_are_killed_ends_with_the_same_weights(
+    command, small_config, tmp_path, committed_files
+):
+    whole = small_config(tmp_path / "whole", **NATIVE)
+    (tmp_path / "whole.toml").write_text(to_toml(whole))
+    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    ray = command(**NATIVE | {"cluster": {"kind": "ray", "servers": 2, "threads": 2}})
+    assert run_whose_engines_die(ray, tmp_path / "run", [(1, "targets"), (1, "evaluation")]) == 2
     assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 

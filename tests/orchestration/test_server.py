@@ -9,12 +9,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from nlrl.backbones.language_model import Completion, LanguageModelError, Message, Request, Sampling
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Unusable
 from nlrl.orchestration.config import ModelConfig
-from nlrl.orchestration.server import ModelServer, ServedModel, ServerStats
+from nlrl.orchestration.server import ModelServer, StaleWeights
 from nlrl.testing import FaultyModel, ScriptedModel
 
 
@@ -172,7 +173,7 @@ def test_calls_that_arrive_while_the_model_is_busy_become_one_batch(server, echo
         first = threads.submit(server.generate, "base", [ask("first")])
         assert echo.entered.wait(20)
         waiting = [threads.submit(server.generate, "base", [ask(f"w{i}"), ask("shared")]) for i in range(5)]
-        while len(server._waiting) < 5:
+        while len(server._sets._waiting) < 5:
             threading.Event().wait(0.005)
         echo.gate.set()
         assert texts(first.result(20)) == ["nothing: first"]
@@ -200,52 +201,57 @@ def test_a_model_that_is_down_tells_every_caller_and_may_come_back(serve):
     assert texts(server.generate("base", [ask("a")])) == ["said"]
 
 
-# -- the proxy ---------------------------------------------------------------------------------------------------------
-def test_a_served_model_is_the_model_with_one_weight_set(serve, echo):
-    serve(echo)  # makes the module that the actor opens
-    with Cluster("inline") as cluster:
-        handle = cluster.spawn(ModelServer, ModelConfig(kind="scripted", name="hosted_model"))
-        base = ServedModel([handle])
-        handle.call("put_weights", "actor", "actor@1", {"says": "actor"}).result()
-        actor = base.with_weights("actor")
-        assert (base.name, base.reads_expectations) == ("echo", False)
-        assert texts(actor.generate([ask("a")])) == ["actor: a"]
-        assert texts(base.generate([ask("a")])) == ["nothing: a"]
-        assert (actor.weight_version, base.weight_version) == ("actor@1", "echo@0")
-        assert base.generate([]) == []
-        assert len(echo.batches) == 2
+def test_a_call_that_names_a_version_is_answered_by_it_or_not_at_all(server):
+    server.put_weights("actor", "actor@2", {"says": "two"})
+    assert texts(server.generate("actor", [ask("a")], "actor@2")) == ["two: a"]
+    for name, version in (("actor", "actor@3"), ("critic", "critic@1")):
+        with pytest.raises(StaleWeights, match=version):
+            server.generate(name, [ask("a")], version)
 
 
+def test_a_request_that_is_just_being_answered_is_not_asked_again(server, echo):
+    echo.gate.clear()
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(server.generate, "base", [ask("a"), ask("b")])
+        assert echo.entered.wait(20)
+        second = threads.submit(server.generate, "base", [ask("b")])
+        while server._stats.requests < 3:
+            threading.Event().wait(0.005)
+        echo.gate.set()
+        assert texts(first.result(20) + second.result(20)) == ["nothing: a", "nothing: b", "nothing: b"]
+    assert echo.batches == [["a", "b"]]
+
+
+def test_a_model_that_has_failed_for_good_makes_its_server_unusable(serve):
+    model = FaultyModel(ScriptedModel({"": "said"}), {0: "failing"})
+    model.failed = True  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(Unusable, match="scripted failure"):
+        serve(model).generate("base", [ask("a")])
+
+
+# -- an engine's weights lie side by side ------------------------------------------------------------------------------
 @pytest.fixture
-def three(monkeypatch):
-    """A served model behind three servers, and their models."""
-    echoes = []
-    module: Any = ModuleType("hosted_model")
-    module.make_model = lambda: echoes.append(Echo()) or echoes[-1]
-    monkeypatch.setitem(sys.modules, "hosted_model", module)
-    with Cluster("inline") as cluster:
-        config = ModelConfig(kind="scripted", name="hosted_model")
-        yield ServedModel([cluster.spawn(ModelServer, config) for _ in range(3)]), echoes
+def native():
+    """A server of a bundled model."""
+    server = ModelServer(ModelConfig(device="cpu", options={"compiled_cpu": False, "max_rows": 8}), threads=1)
+    yield server
+    server._model.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_several_servers_share_prompts_and_answers_keep_their_order(three):
-    served, echoes = three
-    prompts = [f"prompt {i}" for i in range(60)]
-    assert texts(served.generate([ask(prompt) for prompt in prompts])) == [f"nothing: {prompt}" for prompt in prompts]
-    assert [len(echo.batches) for echo in echoes] == [1, 1, 1]
-    assert min(len(echo.batches[0]) for echo in echoes) > 8
-    assert sorted(prompt for echo in echoes for prompt in echo.batches[0]) == sorted(prompts)
-
-
-def test_a_prompt_always_goes_to_the_server_that_remembers_it(three):
-    served, echoes = three
-    served.generate([ask(f"prompt {i}") for i in range(60)])
-    served.with_weights("actor").generate([ask(f"prompt {i}") for i in reversed(range(0, 60, 2))])
-    assert [len(echo.batches) for echo in echoes] == [1, 1, 1]
-    served.generate([ask("prompt 7", seed=1), ask("prompt 7", seed=2)])
-    assert sorted(len(echo.batches) for echo in echoes) == [1, 1, 2]
-
-
-def test_counters_of_servers_add_up():
-    total = sum([ServerStats(3, 1, 10, 6, 0.5), ServerStats(2, 0, 4, 2, 0.25)], ServerStats())
-    assert total == ServerStats(5, 1, 14, 8, 0.75)
+def test_an_engine_answers_several_weight_sets_at_once(native):
+    requests = [ask("Choose a move.", max_tokens=6, temperature=0)]
+    (base,) = native.generate("actor", requests)
+    state = {key: tensor.clone() for key, tensor in native._model.model.state_dict().items()}
+    twisted = {
+        key: tensor + 0.2 * torch.sin(torch.arange(tensor.numel())).view_as(tensor) for key, tensor in state.items()
+    }
+    native.put_weights("actor", "actor@1", twisted)
+    native.put_weights("critic", "critic@1", state)
+    with ThreadPoolExecutor(3) as threads:
+        said = list(threads.map(lambda name: native.generate(name, requests)[0], ("actor", "critic", "base")))
+    assert [answer.weight_version for answer in said] == ["actor@1", "critic@1", "transformer-base@0"]
+    assert said[0].tokens != base.tokens == said[1].tokens == said[2].tokens
+    assert native.metrics()["requests_completed_total"] == 3  # the base's answer was remembered
+    native.put_weights("actor", "actor@2", state)
+    (again,) = native.generate("actor", requests)
+    assert (again.tokens, again.weight_version) == (base.tokens, "actor@2")
