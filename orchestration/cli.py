@@ -165,14 +165,15 @@ def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
 
 @app.command(name="bench")
 def bench_command(
-    what: Where[Literal["backbones", "cache", "conformance", "envs", "storage", "tictactoe"]],
+    what: Where[Literal["backbones", "cache", "conformance", "cpu_step", "envs", "serve", "storage", "tictactoe"]],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
 ) -> None:
     """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
 
     Args:
         what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), backbones (speed),
-            cache (bytes of decode states), storage (what int8 weights cost).
+            cache (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), cpu_step
+            (a decoding step on a CPU).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -246,9 +246,9 @@ class Watched(ModelServer):
 
 @pytest.fixture(scope="module")
 def cluster():
-    import ray
+    from ray import cloudpickle
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
     with Cluster("ray", address="local", num_cpus=2) as cluster:
         yield cluster
 
