@@ -224,7 +224,7 @@ def test_a_run_of_a_network_whose_engines_are_killed_ends_with_the_same_weights(
     (tmp_path / "whole.toml").write_text(to_toml(whole))
     finish([NLRL, "run", str(tmp_path / "whole.toml")])
     ray = command(**NATIVE | {"cluster": {"kind": "ray", "servers": 2, "threads": 2}})
-    assert run_whose_engines_die(ray, tmp_path / "run", [(1, "targets"), (1, "evaluation")]) == 2
+    assert run_whose_engines_die(ray, tmp_path / "run", [(1, "targets"), (1, "improvement")]) == 2
     assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
