@@ -140,7 +140,20 @@ def write_weights(
             )
     rounded.update(quantised({name: tensors[name] for name in sorted(int8 & tensors.keys())}))
     save_file(rounded, path, metadata={"format": "pt", **metadata})
+    _sort_metadata(path)
     path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors makes files that only their owner can read
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes the entries of the metadata in any order; equal weights are to be equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "the header has grown"
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 @contextmanager

@@ -258,3 +258,20 @@ for kind, name in (("ngpt", "NGPTForCausalLM"), ("transformer", "TransformerForC
 def test_the_interface_imports_neither_torch_nor_transformers(module):
     result = python(f"import {module}, sys; assert not {{'torch', 'transformers', 'triton'}} & sys.modules.keys()")
     assert result.returncode == 0, result.stderr
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    """safetensors shuffles metadata: of twenty files at least two would differ."""
+    from nlrl.backbones.checkpoint import read_tensors, write_weights
+
+    tensors = {name: torch.arange(6.0).reshape(2, 3) for name in ("b", "a")}
+    found = set()
+    for i in range(20):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        write_weights(folder / "model.safetensors", tensors, torch.float32, {"vocabulary": "x", "another": "ü"})
+        found.add((folder / "model.safetensors").read_bytes())
+    assert len(found) == 1
+    again, metadata = read_tensors(folder)
+    assert metadata == {"format": "pt", "vocabulary": "x", "another": "ü"}
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())

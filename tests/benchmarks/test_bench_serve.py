@@ -214,5 +214,5 @@ def test_all_that_is_spread_are_neighbours_in_order():
     taken = serve_game.spread(found, 256)
     assert len(taken) == 256
     assert taken == sorted(taken)
-    assert sum(b - a == 1 for a, b in pairwise(taken)) == 252
+    assert sum(b - a == 1 for a, b in pairwise(taken)) == 256 - 32
     assert serve_game.spread(found, 20_000) == found
