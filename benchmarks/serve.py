@@ -31,7 +31,7 @@ from nlrl.benchmarks.serve_vllm import VLLM, VLLMFailed, interpreter
 
 SMALL, LARGE = shape(8, 384, 4096), shape(24, 2048, 51200, kv_heads=8, feed_forward=5632)
 DEFAULT = {"cpu": ("bundled", "game", "kl", "start"), "cuda": ("h100-small", "h100-large", "game", "kl", "hymba-1.5b")}
-GAME_REQUESTS = {"cpu": 128, "cuda": 4096}
+GAME_REQUESTS = {"cpu": 64, "cuda": 4096}
 
 
 def throughput_loads(layers: int | None, width: int | None) -> dict[str, Load]:

@@ -31,7 +31,7 @@ from nlrl.benchmarks.timing import ratio
 MODELS = ("hymba-base", "bimamba-base")
 CONTEXT = 4096
 CLIENTS = 8
-STRETCH = 64
+STRETCH = 8
 """Requests that are neighbours in the records, where not all are taken."""
 WARM_UP = 16
 """Requests of the round that does not count, on a CPU."""

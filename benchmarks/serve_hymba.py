@@ -18,6 +18,8 @@ CASES = ((1, 1024), (1, 8000), (32, 1024), (128, 1024), (128, 8000))
 STEPS = 96
 BANDWIDTH = 3.0e12
 """Bytes a second: a copy of 2 GB on an H100, read and written."""
+ACTIVATIONS = 3.5e6
+"""Bytes of activations that a sequence's step writes and reads where everything that can be is fused."""
 TARGET = 0.6
 
 
@@ -33,7 +35,7 @@ def roofline(config, weights: int, batch: int, length: int, bandwidth: float = B
     keys = whole * (length + meta) + windowed * min(length + meta, config.sliding_window + meta)
     kv = keys * config.num_key_value_heads * (config.head_dim + config.v_head_dim) * 2
     states = len(config.ssm_layers) * config.d_inner * (config.mamba_d_state * 4 * 2 + config.mamba_d_conv * 2 * 2)
-    return batch * bandwidth / (weights + batch * (kv + states))
+    return batch * bandwidth / (weights + batch * (kv + states + ACTIVATIONS))
 
 
 def compare(rounds: int, device: str = "cuda") -> list[Figure]:

@@ -32,7 +32,7 @@ def _figures(name: str, dtype: str, device: str, count: int, tokens: int) -> lis
     from nlrl.benchmarks.backbones import _material
 
     model, tokenizer = load_trainable(name)
-    model = model.to(device=device, dtype=torch.float32)
+    model = model.to(device=device, dtype=torch.float32)  # pyright: ignore[reportCallIssue]
     prompts = [prompt for prompt, _ in _material(count)[1]]
     requests = [Request(tokens=p, sampling=Sampling(max_tokens=tokens), seed=i) for i, p in enumerate(prompts)]
     with Engine(model, tokenizer, dtype=getattr(torch, dtype)) as engine:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -154,10 +154,10 @@ def _material(load: Load, requests: int) -> Callable[[int], list[list[int]]]:
     return lambda number: prompts(requests, load.prompt_tokens, vocabulary, (load.name, requests, number))
 
 
-def _shown(section: str, what: str, rates: dict[str, Sequence[float]], target: float, note: str) -> list[Figure]:
+def _shown(section: str, what: str, rates: dict[str, list[float]], target: float, note: str) -> list[Figure]:
     figures = [Figure(section, what, "nlrl", median(rates["nlrl"]), "tokens/s", note=note)]
     for name in rates.keys() - {"nlrl"}:
-        times = ratio(list(rates["nlrl"]), list(rates[name]))
+        times = ratio(rates["nlrl"], rates[name])
         wanted = {"target": f"at least {target:g}x", "met": times >= target} if target else {}
         figures.append(Figure(section, what, name, median(rates[name]), "tokens/s", times, **wanted))
     return figures
