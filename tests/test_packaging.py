@@ -109,14 +109,17 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+FOLLOW_TORCH = {"triton", "torchvision", "torchaudio", "torchcodec"}
+
+
 def test_the_lock_covers_all_that_the_project_asks_for():
     wanted = [r for r in requires("nlrl") or [] if "extra" not in r or re.search(r"extra == .(dev|openai|vllm-cpu)", r)]
     names = {normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in wanted}  # type: ignore[index]
-    assert {"torch", "ray", "pytest", "vllm-cpu"} <= names <= locked().keys()
+    assert {"torch", "ray", "pytest", "vllm-cpu"} <= names <= locked().keys() | FOLLOW_TORCH
 
 
 def test_what_must_follow_torch_is_not_locked():
-    assert not locked().keys() & {"triton", "torchvision", "torchaudio", "torchcodec", "nlrl"}
+    assert not locked().keys() & {*FOLLOW_TORCH, "nlrl"}
 
 
 # -- make --------------------------------------------------------------------------------------------------------------
