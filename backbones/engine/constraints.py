@@ -26,6 +26,7 @@ from torch import Tensor
 
 from nlrl.backbones.language_model import Constraint
 from nlrl.errors import NLRLError
+from nlrl.kernels.sample.reference import allowed
 
 _COMPILED = 1024
 """Grammars kept. The legal moves of a position are a constraint of their own."""
@@ -206,9 +207,7 @@ def masked_logits(logits: Tensor, bitmask: Tensor) -> Tensor:
         logits: float32 `(batch, vocabulary)`.
         bitmask: int32 `(batch, ceil(vocabulary / 32))`, on the same device.
     """
-    bit = 1 << torch.arange(32, device=bitmask.device, dtype=torch.int32)
-    forbidden = (bitmask[:, :, None] & bit) == 0
-    return logits.masked_fill(forbidden.flatten(1)[:, : logits.shape[1]], -torch.inf)
+    return logits.masked_fill(~allowed(bitmask, logits.shape[1]), -torch.inf)
 
 
 @cache

@@ -182,13 +182,6 @@ class Engine:
         """
         return [[one.logprob for one in row] for row in self.score_tokens(prompts, continuations, weights=weights)]
 
-    def score_greedy(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], weights: str = DEFAULT
-    ) -> list[list[tuple[float, bool]]]:
-        """As `score`, and whether each token was the likeliest one."""
-        scored = self.score_tokens(prompts, continuations, weights=weights)
-        return [[(one.logprob, one.likeliest) for one in row] for row in scored]
-
     def score_tokens(
         self,
         prompts: Sequence[Sequence[int]],

@@ -2,7 +2,7 @@
 
 1. `read` brings chunks of prompts into the state of their rows; `first` draws after a whole prompt.
 2. `burst` runs several decoding steps for all running rows before the host looks at what was drawn. A step
-   (`Runner._step`) works in place on static shapes and asks the host nothing: on CUDA it is a graph, with the model's
+   (`Runner.step`) works in place on static shapes and asks the host nothing: on CUDA it is a graph, with the model's
    head and the sampler in it.
 3. On a CPU a step is one call of compiled code where there is some for the architecture (`cpu`), else PyTorch.
 """
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 class Features:
     """What a step's sampler must be able to do: a step pays only for what some row asks."""
 
-    noise: bool = False
     filters: bool = False
     numbers: bool = False
     mask: bool = False
@@ -45,10 +45,8 @@ class Features:
     @classmethod
     def of(cls, sequences: Many[Sequence]) -> Features:
         settings = {sequence.sampling for sequence in sequences}
-        drawn = [s for s in settings if s.temperature > 0]
         return cls(
-            noise=bool(drawn),
-            filters=any(s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in drawn),
+            filters=any(s.temperature > 0 and (s.top_k > 0 or s.top_p < 1 or s.min_p > 0) for s in settings),
             numbers=any(s.expected_number for s in settings),
             mask=any(s.constraint is not None for s in settings),
             top=any(s.top_logprobs > 0 for s in settings),
@@ -110,11 +108,15 @@ class Runner:
         highest = max(rows) + 1
         if self._graphs is not None and not features.top and self._graphs.replay(highest, features, steps):
             return
-        if self.cpu is not None:
+        if (fast := self.cpu) is not None:
             where = torch.tensor(sorted(rows))
             part = self.rows.at(where)
+
+            def read(ids: Tensor, positions: Tensor) -> Tensor:
+                return fast.logits(ids, positions, where, self.store.state)
+
             for _ in range(steps):
-                self._fast_step(where, part, features)
+                self._advance(part, read, features)
             self.rows.put(where, part)
             return
         live = slice(0, highest)
@@ -130,15 +132,15 @@ class Runner:
 
     def step(self, part: Rows, state: DecodeState, features: Features) -> None:
         """Feeds every row its last token and draws the next, in place."""
-        positions = part.positions.masked_fill(part.finished, -1)
-        hidden = self.model.hidden(part.ids[:, None], positions[:, None], state=state)
-        part.positions.add_(~part.finished)
-        self._draw(part, self.model.logits(hidden)[:, 0], features)
-        part.column.add_(1)
 
-    def _fast_step(self, where: Tensor, part: Rows, features: Features) -> None:
-        positions = part.positions.masked_fill(part.finished, -1)
-        logits = self.cpu.logits(part.ids, positions, where, self.store.state)  # pyright: ignore
+        def logits(ids: Tensor, positions: Tensor) -> Tensor:
+            return self.model.logits(self.model.hidden(ids[:, None], positions[:, None], state=state))[:, 0]
+
+        self._advance(part, logits, features)
+
+    def _advance(self, part: Rows, logits_of: Callable[[Tensor, Tensor], Tensor], features: Features) -> None:
+        """Args: logits_of: `(rows, vocab)` behind each row's next token, from ids and positions `(rows,)`."""
+        logits = logits_of(part.ids, part.positions.masked_fill(part.finished, -1))
         part.positions.add_(~part.finished)
         self._draw(part, logits, features)
         part.column.add_(1)

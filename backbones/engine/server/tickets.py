@@ -159,10 +159,8 @@ async def prompt_scores(engine: ServedEngine, ask: Ask) -> list[Sequence[TokenSc
     """For each prompt: the scores of all its tokens but the first, which nothing comes before.
 
     Raises:
-        ApiError: this engine cannot score, or not these prompts.
+        ApiError: these prompts cannot be scored.
     """
-    if not hasattr(engine, "score_tokens"):
-        raise ApiError(400, "this engine scores no prompts: echo needs logprobs = null here", param="echo")
     longer = [prompt for prompt in ask.prompts if len(prompt) > 1]
     starts, rests = [prompt[:1] for prompt in longer], [prompt[1:] for prompt in longer]
     score = partial(engine.score_tokens, top_logprobs=ask.top or 0, weights=ask.weights)

@@ -278,7 +278,7 @@ def test_scores_are_the_logprobs_of_sampling(engine_of):
     answer = engine.generate([request])[0]
     assert engine.score([request.tokens], [answer.tokens])[0] == pytest.approx(answer.logprobs, abs=1e-5)
     greedy = engine.generate([Request(tokens=prompt(2, 9), sampling=Sampling(max_tokens=12, temperature=0))])[0]
-    assert all(likeliest for _, likeliest in engine.score_greedy([request.tokens], [greedy.tokens])[0])
+    assert all(one.likeliest for one in engine.score_tokens([request.tokens], [greedy.tokens])[0])
 
 
 def test_what_has_no_room_is_refused_alone(engine_of):

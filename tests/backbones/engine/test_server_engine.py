@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from .test_server import post_slowly, wait_until
 
 LM_EVAL = os.environ.get("NLRL_LM_EVAL_PYTHON", "")
 """A Python that has lm-evaluation-harness with its `api` extra (see docs/serving.md)."""
-SCORES = hasattr(Engine, "score_tokens")
-NEEDS_SCORES = pytest.mark.skipif(not SCORES, reason="this engine scores no prompts with alternatives")
 CHAT = [{"role": "user", "content": "a b c"}]
 
 
@@ -174,7 +171,6 @@ def test_lm_evaluation_harness_reads_what_the_engine_says(tmp_path, tokenized):
 
 
 @pytest.mark.slow
-@NEEDS_SCORES
 @pytest.mark.skipif(not LM_EVAL, reason="NLRL_LM_EVAL_PYTHON names no Python with lm-evaluation-harness")
 def test_lm_evaluation_harness_scores_a_bundled_model(tmp_path):
     model, tokenizer = load("transformer-base")
@@ -184,10 +180,10 @@ def test_lm_evaluation_harness_scores_a_bundled_model(tmp_path):
         for question, sample in zip(QUESTIONS, samples["nlrl_choices"], strict=True):
             context = tokenizer(question["text"])["input_ids"]
             wholes = [tokenizer(f"{question['text']} {choice}")["input_ids"] for choice in question["choices"]]
-            scores = engine.score_greedy([context] * len(wholes), [whole[len(context) :] for whole in wholes])
+            scores = engine.score_tokens([context] * len(wholes), [whole[len(context) :] for whole in wholes])
             for score, (logprob, greedy) in zip(scores, told(sample), strict=True):
-                assert logprob == pytest.approx(sum(value for value, _ in score), abs=1e-4)
-                assert greedy == all(likeliest for _, likeliest in score)
+                assert logprob == pytest.approx(sum(one.logprob for one in score), abs=1e-4)
+                assert greedy == all(one.likeliest for one in score)
         sampling = Sampling(temperature=0, max_tokens=12, stop=("\n",))
         prompts = [tuple(tokenizer(question["text"])["input_ids"]) for question in QUESTIONS]
         answers = engine.generate([Request(tokens=prompt, sampling=sampling) for prompt in prompts])
@@ -195,19 +191,12 @@ def test_lm_evaluation_harness_scores_a_bundled_model(tmp_path):
 
 
 # -- scoring -----------------------------------------------------------------------------------------------------------
-@NEEDS_SCORES
 def test_an_echo_says_what_the_engine_scores(running):
     tokens = [5, 9, 14, 7, 11]
     answer = running.openai().completions.create(model="native", prompt=tokens, echo=True, logprobs=2, max_tokens=1)
     lists = answer.choices[0].logprobs
-    (scores,) = running.engine.score_greedy([tokens[:1]], [tokens[1:]])
-    assert lists.token_logprobs[1:5] == pytest.approx([value for value, _ in scores], abs=1e-5)
+    (scores,) = running.engine.score_tokens([tokens[:1]], [tokens[1:]])
+    assert lists.token_logprobs[1:5] == pytest.approx([one.logprob for one in scores], abs=1e-5)
     best = [max(top.values()) for top in lists.top_logprobs[1:5]]
-    assert [value == top for value, top in zip(lists.token_logprobs[1:5], best, strict=True)] == [g for _, g in scores]
-
-
-@pytest.mark.skipif(SCORES, reason="this engine can")
-def test_an_engine_that_cannot_score_says_so(running):
-    refused = httpx.post(f"{running.url}/v1/completions", json={"prompt": "a", "echo": True, "logprobs": 1})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "echo")
-    assert re.search("echo needs logprobs = null", refused.text)
+    found = [value == top for value, top in zip(lists.token_logprobs[1:5], best, strict=True)]
+    assert found == [one.likeliest for one in scores]
