@@ -32,6 +32,8 @@ from nlrl.benchmarks.serve_vllm import VLLM, VLLMFailed, interpreter
 SMALL, LARGE = shape(8, 384, 4096), shape(24, 2048, 51200, kv_heads=8, feed_forward=5632)
 DEFAULT = {"cpu": ("bundled", "game", "kl", "start"), "cuda": ("h100-small", "h100-large", "game", "kl", "hymba-1.5b")}
 GAME_REQUESTS = {"cpu": 64, "cuda": 4096}
+PLACES = ("json", "run", "vllm_python", "vllm_path")
+"""Options that say where things lie on the machine at hand: not written into reports."""
 
 
 def throughput_loads(layers: int | None, width: int | None) -> dict[str, Load]:
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(new)
         found += new
     if args.json:
-        given = {name: str(value) for name, value in vars(args).items() if value is not None}
+        given = {name: str(value) for name, value in vars(args).items() if value is not None and name not in PLACES}
         report = {"machine": where(args.device), "options": given, "figures": [asdict(figure) for figure in found]}
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0

@@ -17,7 +17,7 @@ SWITCH = "NLRL_KERNELS"
 
 
 class Op:
-    """A function of tensors with several implementations; the first tensor's device decides."""
+    """A function of tensors with several implementations; the first argument's device decides."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Op:
         self.node = node and node(lambda *args: self._cuda(*args))
         self.__doc__ = reference.__doc__
 
-    def __call__(self, first: Tensor, *rest: Any, **named: Any) -> Any:
-        return self._choose(first)(first, *rest, **named)
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        return self._choose(args[0] if args else next(iter(named.values())))(*args, **named)
 
     def _choose(self, tensor: Tensor) -> Callable:
         if torch.compiler.is_compiling():
