@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from nlrl import kernels
+
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -45,50 +47,5 @@ def angles(position_ids: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Turns x `(batch, time, heads, head_dim)` by `angles`.
-
-    Pairs are (2j, 2j+1) if `interleaved`, as in the paper, else (j, j + head_dim/2), as Hugging Face Llama stores them.
-    """
-    if torch.compiler.is_compiling():
-        return _turn_plainly(x, cos, sin, interleaved)
-    return _Rotary.apply(x, cos, sin, interleaved)
-
-
-def _turn_plainly(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """A compiler writes this as one kernel; run as it stands it would make six tensors, `_turn` makes one."""
-    a, b = _pairs(x.to(cos.dtype), interleaved)
-    turned = (a * cos - b * sin, b * cos + a * sin)
-    y = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
-    return y.to(x.dtype)
-
-
-class _Rotary(torch.autograd.Function):
-    """Its backward is the turn by the opposite angle, so the input need not be kept."""
-
-    @staticmethod
-    def forward(ctx, x, cos, sin, interleaved):
-        ctx.save_for_backward(cos, sin)
-        ctx.interleaved = interleaved
-        return _turn(x, cos, sin, interleaved)
-
-    @staticmethod
-    def backward(ctx, grad):
-        cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, -sin, ctx.interleaved), None, None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    wide = x.to(cos.dtype)
-    a, b = _pairs(wide, interleaved)
-    y = torch.empty_like(wide, memory_format=torch.contiguous_format)
-    new_a, new_b = _pairs(y, interleaved)
-    torch.mul(a, cos, out=new_a).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=new_b).addcmul_(a, sin)
-    return y.to(x.dtype)
-
-
-def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
-    if interleaved:
-        return x[..., 0::2], x[..., 1::2]
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]
+    """Turns x `(batch, time, heads, head_dim)` by `angles`; see `kernels.rotary`."""
+    return kernels.rotary(x, cos, sin, interleaved)

@@ -168,7 +168,7 @@ def test_heads_that_do_not_divide_are_refused():
 def test_maps_of_differential_attention():
     """Key heads 2i and 2i + 1 go with value head i; queries come in the order of `differential`'s own maps."""
     from nlrl.backbones.attention import context
-    from nlrl.backbones.diff_transformer.modeling import differential
+    from nlrl.backbones.diff_transformer.network import differential
 
     ours = case((8, 4, 2), (32, 64), [15], 1).to(torch.float64)
     page = ours.table[0, 0]

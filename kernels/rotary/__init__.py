@@ -1,0 +1,1 @@
+"""Rotary position embedding: pairs of channels turn by an angle."""
