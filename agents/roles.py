@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from nlrl.agents.endings import without_ending
+from nlrl.agents.headings import parse_verdict
 from nlrl.agents.language import language_of, number
-from nlrl.agents.parser import ParseFailure, parse_choice, parse_evaluation, parse_move
+from nlrl.agents.parser import ParseFailure, parse_choice, parse_move
 from nlrl.agents.prompts import Template, load_templates
 from nlrl.backbones.language_model import Completion, Message
 from nlrl.envs.game import Game
@@ -49,6 +50,8 @@ class StateInput:
     """Input of the policy and of V."""
 
     state: State
+    against: str = ""
+    """The opponent, as it is named in configs, where a value is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class ActionInput:
 
     state: State
     action: int
+    against: str = ""
+    """As in `StateInput`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,12 @@ class Role(ABC, Generic[In, Out]):
         self._templates = load_templates(game.name, style, folder)
 
     def messages(self, inp: In) -> tuple[Message, ...]:
-        """The prompt for one input."""
-        return self._template(self.variant(inp)).messages(**self.fields(inp))
+        """The prompt for one input; its last line names the opponent where the input does."""
+        messages = self._template(self.variant(inp)).messages(**self.fields(inp))
+        against = getattr(inp, "against", "")
+        if not against:
+            return messages
+        return (*messages[:-1], replace(messages[-1], content=f"{messages[-1].content}\nagainst {against}"))
 
     def variant(self, inp: In) -> str:
         """The template this input needs; falls back to the role's name where a style has no such variant."""
@@ -118,10 +127,14 @@ class Role(ABC, Generic[In, Out]):
         """The template fields for one input."""
         state = inp.state  # type: ignore[attr-defined]
         return {
-            "board": self.game.to_text(state),
+            "board": self.language.board(state),
+            "diagram": self.game.to_text(state),
             "player": self.language.player(state),
             "opponent": self.language.opponent(state),
             "legal": self.language.legal(state),
+            "setting": self.language.setting,
+            "longest": str(self.game.max_length),
+            "scale": self.language.scale,
         }
 
     @abstractmethod
@@ -134,7 +147,8 @@ class Role(ABC, Generic[In, Out]):
 
 class _ValueRole(Role[In, Evaluation]):
     def parse(self, inp: In, completion: Completion) -> Evaluation | ParseFailure:
-        verdict = parse_evaluation(completion.text, completion.finish_reason)
+        state = inp.state  # type: ignore[attr-defined]
+        verdict = parse_verdict(completion.text, self.game, state, completion.finish_reason)
         return verdict if isinstance(verdict, ParseFailure) else Evaluation(body(completion.text), verdict)
 
 
@@ -196,7 +210,7 @@ class ImprovementRole(Role[CandidatesInput, Choice]):
     name = "improvement"
 
     def fields(self, inp: CandidatesInput) -> dict[str, str]:
-        lines = [f"move {self.game.action_text(inp.state, a)}: {self._shown(e)}" for a, e in inp.candidates]
+        lines = [f"{self.language.label(inp.state, a)}: {self._shown(e)}" for a, e in inp.candidates]
         return super().fields(inp) | {"candidates": "\n".join(lines)}
 
     def _shown(self, evaluation: Evaluation) -> str:

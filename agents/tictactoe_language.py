@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 
-from nlrl.agents.language import FIRST, GameLanguage, Picker
+from nlrl.agents.language import FIRST, GameLanguage, Line, Picker
 from nlrl.envs import tictactoe as rules
 from nlrl.envs.tictactoe import TicTacToeState
 
@@ -29,8 +30,18 @@ def open_line_texts(state: TicTacToeState, player: int) -> tuple[str, ...]:
     return tuple(rules.line_text(line) for line in rules.open_lines(state, player))
 
 
+LINE_TEXTS = tuple(rules.line_text(line) for line in rules.LINES)
+
+
 class TicTacToeLanguage(GameLanguage):
     """Sentences of `agents/phrases/tictactoe.toml`, filled in by the rules."""
+
+    atoms = (
+        r" ?\d-\d-\d",  # a line
+        r" ?[OX]\d\b",  # a move with its player
+        r" [OX1-9](?: \||\n---\+---\+---\n)",  # a cell of the board with the bars that follow it
+        r" ?[OX]\b",  # a player
+    )
 
     def facts(self, state: TicTacToeState, pick: Picker = FIRST) -> str:
         me = self.game.current_player(state)
@@ -53,13 +64,10 @@ class TicTacToeLanguage(GameLanguage):
             me=names[me], you=names[1 - me], mine=winning_text(state, me), yours=winning_text(state, 1 - me)
         )
 
-    def moves(self, state: TicTacToeState, actions: Sequence[int]) -> str:
-        words = []
-        for action in actions:
-            words.append(f"{self.player(state)}{action + 1}")
-            state = self.game.apply(state, action).state
-        text = " ".join(words)
-        return f"{text}, {self.result(state)}" if self.game.is_terminal(state) else text
+    def moves(self, line: Line) -> str:
+        played = zip(line.states, line.actions, strict=False)
+        text = " ".join(f"{self.player(state)}{action + 1}" for state, action in played)
+        return f"{text}, {self.result(line.end)}" if self.game.is_terminal(line.end) else text
 
     def result(self, state: TicTacToeState) -> str:
         """How a finished game ended: `X won by 3-5-7` or `draw`."""
@@ -69,13 +77,23 @@ class TicTacToeLanguage(GameLanguage):
                 return f"{name} won by {rules.line_text(won[0])}"
         return "draw"
 
-    def retell(self, state: TicTacToeState, actions: Sequence[int], pick: Picker = FIRST) -> str:
+    def aims(self, state: TicTacToeState, player: int) -> tuple[str, ...]:
+        """The lines that `player` can still complete."""
+        return open_line_texts(state, player)
+
+    def aim_of(self, line: Line) -> str | None:
+        won = [won for player in (0, 1) for won in rules.won_lines(line.end, player)]
+        return rules.line_text(won[0]) if won else None
+
+    def serves(self, action: str, aim: str) -> bool:
+        return action in aim.split("-")
+
+    def retell(self, line: Line, pick: Picker = FIRST) -> str:
         phrases, parts = self.phrases["retell"], []
-        for index, action in enumerate(actions):
+        for index, (state, action) in enumerate(zip(line.states, line.actions, strict=False)):
             template = pick.choice(phrases["opening" if index == 0 else "reply"])
             parts.append(template.format(me=self.player(state), cell=action + 1))
-            state = self.game.apply(state, action).state
-        return "".join(parts) + self._ending(state, pick)
+        return "".join(parts) + self._ending(line.end, pick)
 
     def _ending(self, state: TicTacToeState, pick: Picker) -> str:
         phrases = self.phrases["retell"]
@@ -94,3 +112,18 @@ class TicTacToeLanguage(GameLanguage):
             free=cells_text(self.game.legal_actions(state)),
             me=self.player(state),
         )
+
+    def content(self, text: str) -> list[str]:
+        """Players with the cells that belong to them, free cells, lines."""
+        pieces = re.findall(
+            r"[OX] (?:on|stands on) (?:\d ?|none)+|(?:, )X on [\d ]+|\d-\d-\d|(?:\d ?)+(?= is free)|(?<=free )[\d ]+",
+            text,
+        )
+        named = re.findall(r"([OX]) (?:is to move|plays|takes|answers) ?(\d?)", text)
+        return sorted(re.sub(r"[^OX\d-]", "", piece) for piece in pieces) + sorted("".join(pair) for pair in named)
+
+    def atom_texts(self) -> list[str]:
+        lines = [f" {line}" for line in LINE_TEXTS]
+        moves = [f" {player}{cell}" for player in "OX" for cell in range(1, 10)]
+        cells = [f" {symbol}{bars}" for symbol in "OX123456789" for bars in (" |", "\n---+---+---\n", "")]
+        return lines + moves + cells

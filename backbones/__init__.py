@@ -2,6 +2,7 @@
 
     import nlrl.backbones                                   # Auto classes of transformers now know our model types
     model, tokenizer = nlrl.backbones.load("ngpt-base")
+    network, tokenizer = nlrl.backbones.load_network("ngpt-base")   # for the engine: without transformers
 
 Importing this package imports neither torch nor transformers; the names below are fetched when they are used.
 """
@@ -22,6 +23,7 @@ _HOMES = {
     "KVCache": "nlrl.backbones.kv_cache",
     "NGPTConfig": "nlrl.backbones.ngpt.configuration",
     "NGPTForCausalLM": "nlrl.backbones.ngpt.modeling",
+    "Network": "nlrl.backbones.network",
     "StateCache": "nlrl.backbones.state_cache",
     "TransformerConfig": "nlrl.backbones.transformer.configuration",
     "TransformerForCausalLM": "nlrl.backbones.transformer.modeling",
@@ -34,6 +36,7 @@ _HOMES = {
     "from_mamba_ssm": "nlrl.backbones.bimamba.huggingface",
     "from_nvidia": "nlrl.backbones.ngpt.nvidia",
     "load": "nlrl.backbones.loading",
+    "load_network": "nlrl.backbones.loading",
     "load_trainable": "nlrl.backbones.loading",
     "save": "nlrl.backbones.loading",
     "save_hf_llama": "nlrl.backbones.transformer.llama",

@@ -1,10 +1,7 @@
 """The one base class of our language models.
 
-1. A backbone is a `transformers` model: `from_pretrained`, `generate`, trainers and `save_pretrained` work.
-2. Beside `forward` it has two lean methods, `hidden` and `logits`. Samplers and trainers call them, since a trainer
-   wants logits of answer tokens only and a sampler wants the last token only, both without padding logic.
-3. Neither method looks at the values of tensors from Python, and every shape follows from the arguments' shapes: they
-   can be captured in a CUDA graph and compiled.
+A backbone is a `Network` and a `transformers` model: `from_pretrained`, `generate`, trainers and `save_pretrained`
+work.
 """
 
 from __future__ import annotations
@@ -13,74 +10,45 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from nlrl.backbones import checkpoint
+from nlrl.backbones.checkpoint import dequantised_files
 from nlrl.backbones.decode_state import DecodeState
-from nlrl.backbones.kv_cache import GrowingCache, KVCache, PagedKVCache
+from nlrl.backbones.kv_cache import GrowingCache, KVCache
+from nlrl.backbones.network import CheckpointedLayer, Network
 from nlrl.backbones.state_cache import StateCache
 
 __all__ = ["Backbone", "DecodeState", "KVCache"]
 
 
-class Backbone(PreTrainedModel, GenerationMixin):
-    """A causal language model; subclasses give `hidden` and `logits`."""
+class Backbone(Network, PreTrainedModel, GenerationMixin):
+    """A causal language model; the `Network` that subclasses also are gives `hidden` and `logits`. Those that are
+    `recurrent` keep their state in a `StateCache`."""
 
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    recurrent = False
-    """Its state is more than keys and values; `forward` and `generate` then keep it in a `StateCache`."""
 
-    def hidden(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        mask: Tensor | None = None,
-        state: DecodeState | GrowingCache | None = None,
-    ) -> Tensor:
-        """Final hidden states, `(batch, time, width)`.
+    def __init__(self, config):
+        """Subclasses call `post_init` at the end of theirs: it draws the first weights."""
+        PreTrainedModel.__init__(self, config)
 
-        Args:
-            input_ids: `(batch, time)` long.
-            position_ids: `(batch, time)` long, from 0 in each document, without gaps; a row may hold several documents
-                (without a state). -1 is padding: it changes nothing that a later token sees, and its output is noise.
-            mask: bool `(batch, 1, time, time)`, True = may attend: what separates the documents of a row. None is
-                plain causal attention. Not with a state.
-            state: from `new_state`; what earlier calls have read. A row's tokens go on where they ended, or begin anew
-                at position 0, whatever the state held.
-        """
-        raise NotImplementedError
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Unnormalised log-probabilities, `(..., vocab)`, of hidden states `(..., width)`."""
-        raise NotImplementedError
-
-    def new_state(self, batch: int, length: int, device=None, dtype=None) -> DecodeState:
-        """An empty state of static shape with room for `length` tokens a row; device and dtype default to the
-        model's."""
-        c = self.config
-        shape = (c.num_hidden_layers, batch, c.num_key_value_heads, length, c.head_dim)
-        return KVCache.zeros(shape, device or self.device, dtype or self.dtype)
-
-    def new_paged_state(self, batch: int, length: int, pages: int, device=None, dtype=None) -> DecodeState:
-        """As `new_state`, but what grows with a text lies in `pages` pages that rows may share, and the state's `table`
-        says which page is whose; page 0 is scratch. What has a fixed size lies in rows."""
-        one = self.new_state(1, 1, device="meta", dtype=dtype)
-        assert isinstance(one, KVCache)
-        return PagedKVCache.like(one, batch, pages, length, torch.device(device or self.device))
-
-    def after_step(self) -> None:
-        """Puts weights back where they must be; called after every optimizer step and after weights were rounded."""
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, every_n_layers=1):
+        """Hugging Face's hook: which layers are computed again."""
+        layers = [module for module in self.modules() if isinstance(module, CheckpointedLayer)]
+        for i, layer in enumerate(layers):
+            layer.gradient_checkpointing = enable and i % every_n_layers == 0
+            layer._gradient_checkpointing_func = gradient_checkpointing_func
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
         """Hugging Face's hook, between a built model and its weights: it knows no int8 matrices with scales."""
         if state_dict is None and checkpoint_files:
-            state_dict = checkpoint.dequantised_files([Path(path) for path in checkpoint_files])
+            state_dict = dequantised_files([Path(path) for path in checkpoint_files])
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
 
     @can_return_tuple

@@ -12,18 +12,24 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from torch.overrides import TorchFunctionMode
 
 from nlrl.backbones.int8 import dequantised, quantised
+from nlrl.backbones.network import Network
 from nlrl.errors import NLRLError
 
-Model = TypeVar("Model", bound=PreTrainedModel)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from nlrl.backbones.plain_tokenizer import PlainTokenizer
+
+Model = TypeVar("Model", bound=Network)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -90,17 +96,30 @@ def build(model_class: type[Model], config, tensors: dict[str, Tensor], source: 
 
     Raises: NLRLError: a tensor is missing, unknown or of another shape. source only serves the message.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NoFirstWeights():
         model = model_class(config)
-    tied = set(model._tied_weights_keys or ()) if config.tie_word_embeddings else set()
+    tied: dict[str, str] = (model._tied_weights_keys or {}) if config.tie_word_embeddings else {}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in tied}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
     _check_tensors(expected, tensors, source, config.model_type)
     model.load_state_dict(
         {name: _as_float(tensor, dtype) for name, tensor in tensors.items()}, strict=False, assign=True
     )
-    model.tie_weights()
+    for name, other in tied.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, model.get_parameter(other))
     return model.eval()
+
+
+class _NoFirstWeights(TorchFunctionMode):
+    """Modules are made without first weights. There is nothing to draw on the meta device, but PyTorch would import its
+    compiler to find that out."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def _as_float(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -177,6 +196,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Raises: NLRLError: there is none, or it cannot be read."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     try:
         if (folder / "tokenizer.json").exists():
             return PreTrainedTokenizerFast.from_pretrained(folder)
@@ -187,6 +208,6 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     raise NLRLError(f"{folder / 'tokenizer.json'} is missing: a model is loaded with the tokenizer it was trained with")
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+def fingerprint(tokenizer: PlainTokenizer | PreTrainedTokenizerFast) -> str:
     """Equal for tokenizers that give every token the same number."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

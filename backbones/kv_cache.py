@@ -10,14 +10,18 @@ Three stores share one method, `write`, so that attention does not know which on
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from nlrl.backbones.decode_state import Axes, DecodeState
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 PAGE = 16
 """Tokens of a page."""
@@ -78,7 +82,7 @@ class PagedKVCache(KVCache):
 
         def zeros(part: Tensor) -> Tensor:
             layers, _, heads, _, width = part.shape
-            return torch.zeros(layers, pages, heads, PAGE, width, dtype=part.dtype, device=device)
+            return untouched((layers, pages, heads, PAGE, width), part.dtype, device)
 
         return cls(zeros(one.keys), zeros(one.values), new_table(rows, length, device))
 
@@ -99,6 +103,16 @@ class PagedKVCache(KVCache):
         if self.fresh:
             return key.transpose(1, 2), value.transpose(1, 2)
         return read_pages(self.keys[layer], self.table), read_pages(self.values[layer], self.table)
+
+
+def untouched(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros. On a CPU the system gives the memory when it is first written: an engine sets aside far more pages than it
+    uses most of the time, and need not wait for all of them when it starts."""
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or not size:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def new_table(rows: int, length: int, device: torch.device) -> Tensor:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from nlrl.backbones import checkpoint
-from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.hymba.official_config import is_official
 from nlrl.backbones.int8 import dequantised, matrix_names
-from nlrl.backbones.registry import BUNDLED, MODELS, model_class
+from nlrl.backbones.network import Network
+from nlrl.backbones.plain_tokenizer import PlainTokenizer, read_plain_tokenizer
+from nlrl.backbones.registry import BUNDLED, MODELS, imported, model_class, network_class
 from nlrl.errors import NLRLError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from nlrl.backbones.backbone import Backbone
+
+Model = TypeVar("Model", bound=Network)
 
 NVIDIA_FILE = "ckpt.pt"
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -61,9 +66,9 @@ def load(
     folder = source.parent if source.is_file() else source
     tokenizer = checkpoint.read_tokenizer(folder)
     if model_type in FOREIGN:
-        model = _imported(FOREIGN[model_type])(source, dtype)
+        model = imported(FOREIGN[model_type])(source, dtype)
         if model_type in FOREIGN_TOKENIZERS:
-            tokenizer = _imported(FOREIGN_TOKENIZERS[model_type])(tokenizer)
+            tokenizer = imported(FOREIGN_TOKENIZERS[model_type])(tokenizer)
     elif model_type in MODELS:
         model = _load_own(folder, model_type, tokenizer, dtype)
     else:
@@ -85,6 +90,8 @@ def save(
     Raises:
         NLRLError: a weight is not finite in dtype, or the tokenizer has more tokens than the model.
     """
+    from transformers import GenerationConfig
+
     folder = Path(folder)
     _check_size(folder, model, tokenizer)
     integers = matrix_names(model) if dtype == torch.int8 else set()
@@ -109,11 +116,24 @@ def load_trainable(
 ) -> tuple[Backbone, PreTrainedTokenizerFast]:
     """As `load`; a model whose signs are bits gets latent weights, which can be trained and give equal logits."""
     model, tokenizer = load(name_or_dir, device, dtype)
-    if getattr(model.config, "packed", False):
-        from nlrl.backbones.bimamba.packed import unpack
+    return _unpacked(model).to(device), tokenizer  # pyright: ignore[reportArgumentType]
 
-        model = unpack(model).to(device)  # pyright: ignore[reportArgumentType]
-    return model, tokenizer
+
+def load_network(
+    name_or_dir: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Network, PlainTokenizer | PreTrainedTokenizerFast]:
+    """As `load_trainable`, for the engine: the same weights and tokens, without what only `transformers` can do.
+
+    It is not even imported, which would take longer than all the rest, for folders that `save` or `save_hf_llama` wrote
+    with a tokenizer of `train_tokenizer`, the bundled ones among them. For others this is `load_trainable`.
+    """
+    source = _source(name_or_dir)
+    tokenizer = read_plain_tokenizer(source)
+    network = None if tokenizer is None else _network(source, tokenizer, dtype)
+    if tokenizer is None or network is None:
+        return load_trainable(name_or_dir, device, dtype)
+    _check_size(source, network, tokenizer)
+    return _unpacked(network).to(device), tokenizer
 
 
 def store(model: Backbone, tokenizer: PreTrainedTokenizerFast, folder: str | os.PathLike, stored: str) -> None:
@@ -175,9 +195,21 @@ def _model_type(source: Path) -> str | None:
     return fields.get("model_type")
 
 
-def _imported(path: str) -> Callable[..., Any]:
-    module, name = path.split(":")
-    return getattr(importlib.import_module(module), name)
+def _network(folder: Path, tokenizer: PlainTokenizer, dtype: torch.dtype) -> Network | None:
+    """None where `transformers` must translate config.json."""
+    written = checkpoint.read_json(folder / "config.json")
+    if written.get("model_type") == "llama":
+        from nlrl.backbones.transformer.llama import network_of_llama
+
+        return network_of_llama(folder, written, dtype)
+    if written.get("model_type") not in MODELS:
+        return None
+    made_by = network_class(written["model_type"])
+    try:
+        config = made_by.fields_class.of(written)
+    except Exception as error:
+        raise NLRLError(f"{folder / 'config.json'}: {error}") from None
+    return None if config is None else _built(made_by, config, folder, tokenizer, dtype)
 
 
 def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype) -> Backbone:
@@ -186,6 +218,16 @@ def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast,
         config = made_by.config_class.from_pretrained(folder)
     except Exception as error:  # each of its validators has its own type
         raise NLRLError(f"{folder / 'config.json'}: {error}") from None
+    return _built(made_by, config, folder, tokenizer, dtype)
+
+
+def _built(
+    made_by: type[Model],
+    config: Any,
+    folder: Path,
+    tokenizer: PlainTokenizer | PreTrainedTokenizerFast,
+    dtype: torch.dtype,
+) -> Model:
     tensors, metadata = checkpoint.read_tensors(folder)
     trained_with = metadata.get(checkpoint.VOCABULARY_KEY)
     if trained_with and trained_with != checkpoint.fingerprint(tokenizer):
@@ -198,7 +240,16 @@ def _load_own(folder: Path, model_type: str, tokenizer: PreTrainedTokenizerFast,
     return model
 
 
-def _check_size(folder: Path, model: Backbone, tokenizer: PreTrainedTokenizerFast) -> None:
+def _unpacked(model: Model) -> Model:
+    """With latent weights in place of signs that are bits."""
+    if not getattr(model.config, "packed", False):
+        return model
+    from nlrl.backbones.bimamba.packed import unpack
+
+    return unpack(model)  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+def _check_size(folder: Path, model: Network, tokenizer: PlainTokenizer | PreTrainedTokenizerFast) -> None:
     if len(tokenizer) > model.config.vocab_size:
         raise NLRLError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model knows {model.config.vocab_size}"

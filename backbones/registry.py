@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 MODELS = {
     "diff_transformer": "nlrl.backbones.diff_transformer.modeling:DiffTransformerForCausalLM",
@@ -21,7 +22,16 @@ MODELS = {
     "ngpt": "nlrl.backbones.ngpt.modeling:NGPTForCausalLM",
     "transformer": "nlrl.backbones.transformer.modeling:TransformerForCausalLM",
 }
-"""Where each `model_type` lives; its configuration is in `configuration.py` beside it."""
+"""Where each `model_type` lives; its configuration is in `configuration.py` beside it, what it computes in
+`network.py`."""
+NETWORKS = {
+    "diff_transformer": "nlrl.backbones.diff_transformer.network:DiffTransformerNetwork",
+    "bimamba": "nlrl.backbones.bimamba.network:BiMambaNetwork",
+    "hymba": "nlrl.backbones.hymba.network:HymbaNetwork",
+    "ngpt": "nlrl.backbones.ngpt.network:NGPTNetwork",
+    "transformer": "nlrl.backbones.transformer.network:TransformerNetwork",
+}
+"""The same without `transformers`."""
 BUNDLED = Path(__file__).parent / "bundled"
 """Folder of the models that come with the package."""
 
@@ -37,8 +47,18 @@ def bundled_bases() -> dict[str, str]:
 
 
 def model_class(model_type: str) -> type:
-    """The class of a known model type; imports torch."""
-    module, name = MODELS[model_type].split(":")
+    """The class of a known model type; imports torch and transformers."""
+    return imported(MODELS[model_type])
+
+
+def network_class(model_type: str) -> type:
+    """The `Network` of a known model type; imports torch."""
+    return imported(NETWORKS[model_type])
+
+
+def imported(path: str) -> Any:
+    """What "module:name" names."""
+    module, name = path.split(":")
     return getattr(importlib.import_module(module), name)
 
 

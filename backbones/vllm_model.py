@@ -4,8 +4,9 @@
 2. Tokens in, tokens out: prompts are rendered here by the checkpoint's chat template, never by vLLM.
 3. Log-probabilities are vLLM's raw ones: of the sampled token, before temperature, top-k and top-p. Where a constraint
    masked the others, vLLM's would be those of the allowed tokens alone: such an answer is scored once more without it.
-4. `load_checkpoint` waits until nothing is being answered, reloads in place and forgets cached prefixes, so that every
-   completion comes from the one version that it names.
+4. It holds several weight sets by name (`vllm_weights`): adapters over its checkpoint, side by side, or checkpoints
+   that take turns. A set is exchanged while nothing is answered, so that every completion comes from the one version
+   that it names.
 
 vLLM starts child processes: a script that makes a `VLLMModel` needs the `if __name__ == "__main__":` guard.
 """
@@ -15,11 +16,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,11 +27,14 @@ from nlrl.backbones import vllm_engine
 from nlrl.backbones.event_loop import EventLoopThread
 from nlrl.backbones.language_model import Completion, FinishReason, LanguageModelError, Request, check_sampling
 from nlrl.backbones.prompts import PromptEncoder
+from nlrl.backbones.vllm_weights import DEFAULT, VLLMWeights, WeightSet, checkpoint_folder, require_same_shape
 from nlrl.errors import NLRLError
+
+if TYPE_CHECKING:
+    from nlrl.backbones.tuning.weights import TunedWeights
 
 T = TypeVar("T")
 _FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
-_NOT_SHAPE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
 class VLLMSettings(BaseModel):
@@ -52,6 +55,14 @@ class VLLMSettings(BaseModel):
     """Neither compile nor capture CUDA graphs: starts sooner, answers slower."""
     cpu_kvcache_gib: float = Field(4.0, gt=0)
     """Key-value cache on a CPU, in GiB. The environment variable VLLM_CPU_KVCACHE_SPACE, if set, wins."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs of one machine that the weights are spread over."""
+    quantization: str | None = None
+    """Round the weights while they are loaded, e.g. "fp8"; None keeps them as the checkpoint has them."""
+    max_lora_rank: int = Field(0, ge=0, le=512)
+    """Highest rank of adapters that `load_weights` may bring; 0 reserves no room for any."""
+    max_loras: int = Field(2, ge=1)
+    """Adapters that answer side by side."""
 
 
 class VLLMModel:
@@ -72,12 +83,9 @@ class VLLMModel:
         vllm_engine.require()
         self.name = self._folder.name
         self.settings = settings
-        self._version = weight_version or self.name
         self._tokenizer = _tokenizer(self._folder)
         self._prompts = PromptEncoder(self._tokenizer)
         self._ids = itertools.count()
-        self._gate = _Gate()
-        self._broken = ""
         self._loop = EventLoopThread(f"vLLM {self.name}")
         try:
             self._engine = self._loop.run(
@@ -86,55 +94,85 @@ class VLLMModel:
         except Exception as error:
             self._loop.close()
             raise LanguageModelError(f"model: vLLM did not start on {self._folder} (see its log): {error}") from error
+        self._weights = VLLMWeights(self._engine, self._folder, weight_version or self.name)
 
     @property
     def weight_version(self) -> str:
-        return self._version
+        """Of the default weight set."""
+        return self._weights.versions()[DEFAULT]
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+    def weight_versions(self) -> dict[str, str]:
+        return self._weights.versions()
+
+    @property
+    def failed(self) -> bool:
+        """Whether its engine died or lost its weights: it answers nothing any more."""
+        return bool(self._weights.broken)
+
+    def generate(self, requests: Sequence[Request], weights: str = DEFAULT) -> list[Completion]:
         """Answers every request, in order; one that vLLM refuses (prompt too long, say) gets finish_reason "error".
 
+        Args:
+            weights: name of the weight set that is to answer.
         Raises:
-            NLRLError: a request has both messages and tokens, or neither; the tokenizer has no chat template; or a
-                sampling setting or a constraint cannot be obeyed.
+            NLRLError: a request has both messages and tokens, or neither; the tokenizer has no chat template; a
+                sampling setting or a constraint cannot be obeyed; or there is no such weight set.
             LanguageModelError: the engine died, lost its weights, or was closed.
         """
+        self._weights.require(weights)
         for sampling in {request.sampling for request in requests}:
             check_sampling(sampling)
             if sampling.constraint is not None:
                 self._grammars.compile(sampling.constraint)
-        pairs = zip(requests, self._prompts.encode(requests), strict=True)
-        return self._loop.run(self._all(self._answer(request, prompt) for request, prompt in pairs))
+        pairs = list(zip(requests, self._prompts.encode(requests), strict=True))
+        return self._loop.run(self._all(weights, self._answer, pairs))
 
-    def score(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score(
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], weights: str = DEFAULT
+    ) -> list[list[float]]:
         """Natural log-probability of every token of each continuation, given its prompt and the continuation so far.
 
         Args: token ids; no prompt may be empty.
         Raises:
-            NLRLError: a prompt is empty, or vLLM refuses one.
+            NLRLError: a prompt is empty, vLLM refuses one, or there is no such weight set.
             LanguageModelError: as `generate`.
         """
+        self._weights.require(weights)
         if not all(map(len, prompts)):
             raise NLRLError("score: a prompt is empty; it needs a token at least, such as the tokenizer's first")
-        pairs = zip(prompts, continuations, strict=True)
-        return self._loop.run(self._all(self._scores(prompt, tokens) for prompt, tokens in pairs))
+        pairs = list(zip(prompts, continuations, strict=True))
+        return self._loop.run(self._all(weights, self._scores, pairs))
 
     def load_checkpoint(self, folder: str | Path, version: str) -> None:
-        """Replaces the weights in place by those of a checkpoint of the same shape; waits for answers under way.
+        """Replaces the default weights in place by those of a checkpoint of the same shape; waits for answers under
+        way.
 
         Raises:
             NLRLError: no checkpoint, or one of another shape; nothing was changed.
             LanguageModelError: vLLM failed while loading; this model answers no more.
         """
         new = checkpoint_folder(folder)
-        _require_same_shape(self._folder, new)
-        self._loop.run(self._swap(new, version))
+        require_same_shape(self._folder, new)
+        self._loop.run(self._weights.load_checkpoint(new, version))
+
+    def load_weights(self, weights: TunedWeights, version: str, name: str = DEFAULT) -> None:
+        """Adds a weight set, or replaces it; waits for answers under way.
+
+        Args:
+            weights: an adapter of this model's checkpoint, or all weights of one of its shape.
+        Raises:
+            NLRLError: they do not fit, or it was started without room for adapters; nothing was changed.
+        """
+        if weights.adapter and not self.settings.max_lora_rank:
+            raise NLRLError("this vLLM was started without room for adapters: set max_lora_rank in its options")
+        self._loop.run(self._weights.put(name, version, weights))
 
     def close(self) -> None:
         """Ends the engine's processes. Closing twice is allowed."""
         if not self._loop.closed:
             self._loop.run(vllm_engine.stop(self._engine))
             self._loop.close()
+            self._weights.close()
 
     @cached_property
     def _grammars(self) -> Any:
@@ -145,107 +183,56 @@ class VLLMModel:
         ends = {self._tokenizer.eos_token_id} - {None}  # those that vLLM's llguidance lets an answer end with
         return Grammars(self._tokenizer, vocabulary, ends)
 
-    async def _all(self, jobs: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    async def _all(
+        self, weights: str, job: Callable[..., Coroutine[Any, Any, T]], asked: Iterable[tuple[Any, Any]]
+    ) -> list[T]:
         """The results of jobs that run side by side, with the weights of one version."""
-        async with self._gate.shared():
+        async with self._weights.using(weights) as speaker:
             try:
                 async with asyncio.TaskGroup() as running:
-                    tasks = [running.create_task(job) for job in jobs]
+                    tasks = [running.create_task(job(speaker, *one)) for one in asked]
             except ExceptionGroup as group:
                 raise group.exceptions[0] from None
             return [task.result() for task in tasks]
 
-    async def _answer(self, request: Request, prompt: Sequence[int]) -> Completion:
-        sampling = request.sampling
+    async def _answer(self, speaker: WeightSet, request: Request, prompt: Sequence[int]) -> Completion:
+        sampling, known = request.sampling, {"weight_version": speaker.version, "prompt_tokens": len(prompt)}
         if not sampling.max_tokens:
-            return self._completion(finish_reason="length", prompt_tokens=len(prompt))
+            return Completion("", finish_reason="length", **known)
         try:
-            output = await self._ask(vllm_engine.answer, prompt, request)
+            output = await self._ask(vllm_engine.answer, speaker, prompt, request)
             tokens, steps = tuple(output.token_ids), output.logprobs
             if sampling.constraint is not None and tokens:
-                steps = await self._ask(vllm_engine.score, prompt, tokens, sampling.top_logprobs)
+                steps = await self._ask(vllm_engine.score, speaker, prompt, tokens, sampling.top_logprobs)
         except vllm_engine.Refused as refusal:
-            return self._completion(finish_reason="error", prompt_tokens=len(prompt), error=f"vLLM: {refusal}")
+            return Completion("", finish_reason="error", error=f"vLLM: {refusal}", **known)
         finish = _FINISH.get(output.finish_reason, "error")
-        return self._completion(
+        return Completion(
             text=output.text,
             tokens=tokens,
             logprobs=_logprobs(steps, tokens),
             finish_reason=finish,
-            prompt_tokens=len(prompt),
             top_logprobs=tuple(_likeliest(step, sampling.top_logprobs) for step in steps if sampling.top_logprobs),
             error=f"vLLM ended the answer: {output.finish_reason}" if finish == "error" else "",
+            **known,
         )
 
-    async def _scores(self, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+    async def _scores(self, speaker: WeightSet, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
         if not continuation:
             return []
         try:
-            return list(_logprobs(await self._ask(vllm_engine.score, prompt, continuation, 0), continuation))
+            return list(_logprobs(await self._ask(vllm_engine.score, speaker, prompt, continuation, 0), continuation))
         except vllm_engine.Refused as refusal:
             raise NLRLError(f"score: vLLM: {refusal}") from None
 
-    async def _ask(self, what: Callable[..., Coroutine[Any, Any, T]], *asked: Any) -> T:
-        if self._broken:
-            raise LanguageModelError(self._broken)
+    async def _ask(self, what: Callable[..., Coroutine[Any, Any, T]], speaker: WeightSet, *asked: Any) -> T:
+        if self._weights.broken:
+            raise LanguageModelError(self._weights.broken)
         try:
-            return await what(self._engine, *asked, str(next(self._ids)))
+            return await what(self._engine, speaker.adapter, str(next(self._ids)), *asked)
         except vllm_engine.Dead as error:
-            raise LanguageModelError(f"model: vLLM's engine for {self._folder} died (see its log): {error}") from error
-
-    def _completion(self, text: str = "", **fields: Any) -> Completion:
-        return Completion(text, weight_version=self._version, **fields)
-
-    async def _swap(self, folder: Path, version: str) -> None:
-        async with self._gate.exclusive():
-            try:
-                await vllm_engine.reload(self._engine, folder)
-            except Exception as error:
-                self._broken = f"model: vLLM failed to load {folder}: {error}; construct the model again"
-                raise LanguageModelError(self._broken) from error
-            self._folder, self._version = folder, version
-
-
-class _Gate:
-    """Lets in many answers, or one exchange of weights, which newcomers wait for."""
-
-    def __init__(self) -> None:
-        self._entrance = asyncio.Lock()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._inside = 0
-
-    @asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        async with self._entrance:
-            self._inside += 1
-            self._empty.clear()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if not self._inside:
-                self._empty.set()
-
-    @asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
-        async with self._entrance:
-            await self._empty.wait()
-            yield
-
-
-def checkpoint_folder(model: str | Path) -> Path:
-    """The folder, if it holds a checkpoint.
-
-    Raises:
-        NLRLError: it does not.
-    """
-    folder = Path(model).expanduser()
-    if not (folder / "config.json").is_file():
-        raise NLRLError(
-            f"model: {str(model)!r} is no folder with a config.json; name a Hugging Face checkpoint on disk"
-        )
-    return folder.resolve()
+            self._weights.broken = f"model: vLLM's engine for {self._folder} died (see its log): {error}"
+            raise LanguageModelError(self._weights.broken) from error
 
 
 def ray_actor(
@@ -278,20 +265,3 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
-
-
-def _require_same_shape(old: Path, new: Path) -> None:
-    """Refuses what the running engine cannot hold before anything is overwritten."""
-    was, will_be = _shape(old), _shape(new)
-    different = sorted(name for name in was.keys() | will_be.keys() if was.get(name) != will_be.get(name))
-    if different:
-        name = different[0]
-        raise NLRLError(
-            f"load_checkpoint: config.json of {new} has {name} = {will_be.get(name)!r}, the running model "
-            f"{was.get(name)!r} (all differences: {', '.join(different)}); start another VLLMModel for it"
-        )
-
-
-def _shape(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text())
-    return {name: value for name, value in config.items() if name not in _NOT_SHAPE}

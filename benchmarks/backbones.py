@@ -49,7 +49,7 @@ def pretraining_architectures() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(CONFIGS.glob("*.toml")):
         config = tomllib.loads(path.read_text())
-        if config.get("facts", True):  # the ablation has the control's architecture
+        if config.get("facts", True) and "games" not in config:  # ablations and other corpora: the control's again
             fields = {"model_type": config["model_type"], "vocab_size": 1024}
             found[Path(config["out"]).name] = fields | config.get("architecture", {})
     return {CONTROL: found.pop(CONTROL)} | found

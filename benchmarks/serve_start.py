@@ -73,11 +73,11 @@ def _theirs(peer: Callable[..., VLLM], settings: dict[str, Any]) -> float:
 def main(folder: str, device: str) -> None:
     import torch
 
-    from nlrl.backbones import load
+    from nlrl.backbones import load_network
     from nlrl.backbones.engine import Engine
     from nlrl.backbones.language_model import Request, Sampling
 
-    model, tokenizer = load(folder)
+    model, tokenizer = load_network(folder)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with Engine(model.to(device=device, dtype=dtype), tokenizer, max_rows=16) as engine:
         engine.generate([Request(tokens=tuple(PROMPT), sampling=Sampling(temperature=0.0, max_tokens=1))])

@@ -108,6 +108,10 @@ class Game(ABC, Generic[State]):
         agree.
         """
 
+    def won(self, state: State, player: int) -> bool:
+        """Whether a terminal state is a win of `player`; with one player, whether it is the goal."""
+        return self.returns(state)[player] > 0
+
     def invalid_step(self, state: State) -> Step[State] | None:
         """What a reply that names no legal action does, after all retries: None is a forfeit (every board game)."""
         return None

@@ -186,9 +186,20 @@ def _mcts(call: Call, game: Game[Any], inner: Inner) -> Opponent | None:
     arguments = bound(call, ("simulations", "rollouts"), ("uct_c", "solve"))
     if arguments is None:
         return None
-    from nlrl.envs.mcts import MCTSOpponent  # OpenSpiel only where it is needed
+    return _mcts_kind(game)(game, **arguments)
 
-    return MCTSOpponent(game, **arguments)
+
+def _mcts_kind(game: Game[Any]) -> Any:
+    """The compiled search where the game is played by exactly the rules it knows. OpenSpiel only where it is needed."""
+    from nlrl.envs.breakthrough import Breakthrough
+
+    if type(game) is Breakthrough:
+        from nlrl.envs.breakthrough.mcts import BreakthroughMCTS
+
+        return BreakthroughMCTS
+    from nlrl.envs.mcts import MCTSOpponent
+
+    return MCTSOpponent
 
 
 def bound(call: Call, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any] | None:

@@ -32,6 +32,32 @@ def report_command(run: Where[Path]) -> None:
     show(report(run))
 
 
+@app.command(name="check-texts")
+def check_texts_command(
+    run: Where[Path],
+    iteration: int | None = None,
+    parts: tuple[Literal["verdicts", "faithfulness", "symmetry", "counterfactual", "sufficiency"], ...] = (),
+    states: int = 60,
+    prompts: int = 200,
+) -> None:
+    """Checks what a run's models wrote in one iteration: against exact values, the rules, and themselves.
+
+    Writes RUN/texts/iteration_004.md (a page), .json (every figure) and .svg (the reliability diagram); see
+    docs/texts.md.
+
+    Args:
+        run: the run's folder.
+        iteration: the last one, if not given; 0 is the untrained model.
+        parts: only these checks. Symmetry and counterfactual ask the models, the others read records.
+        states: positions whose images under the game's symmetries are asked about.
+        prompts: prompts of I in which evaluations are exchanged.
+    """
+    from nlrl.orchestration.check_texts import check_texts
+
+    found = check_texts(run, iteration, parts, states, prompts)
+    print(f"{found.page.read_text(encoding='utf-8')}\n({found.page})")
+
+
 @app.command(name="eval")
 def eval_command(
     agent: Where[str],
@@ -58,6 +84,35 @@ def eval_command(
     from nlrl.orchestration.evaluate_agent import evaluate_agent
 
     show(evaluate_agent(agent, game, opponents, games, temperature, seed, base_url, out))
+
+
+@app.command(name="league")
+def league_command(
+    out: Where[Path],
+    members: tuple[str, ...] = (),
+    game: str = "tictactoe",
+    pairs: int = 50,
+    seed: int = 0,
+    samples: int = 8,
+    anchor: str | None = None,
+) -> None:
+    """Lets players and checkpoints meet each other, and rates them; called again with more members it goes on.
+
+    Args:
+        out: the league's folder.
+        members: named as opponents are, e.g. random "mcts(100,1)" "agent(runs/a)" "agent(runs/a,iteration=2)".
+        game: the game, as in `tictactoe`.
+        pairs: seat-swapped pairs of games between each two members.
+        seed: of the games.
+        samples: answers kept for a state of an agent that samples.
+        anchor: the member whose rating is 0; the average of all, if not given.
+    """
+    from nlrl.orchestration.config import validated
+    from nlrl.orchestration.league import LeagueConfig, run_league, table
+
+    given = {"game": game, "members": members, "pairs": pairs, "seed": seed, "samples": samples, "anchor": anchor}
+    config = validated(LeagueConfig, given, "league")
+    show(table(run_league(config, out), f"{game}, {pairs} pairs of games between each two"))
 
 
 @app.command(name="pretrain")
@@ -165,20 +220,60 @@ def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
 
 @app.command(name="bench")
 def bench_command(
-    what: Where[Literal["backbones", "cache", "conformance", "cpu_step", "envs", "serve", "storage", "tictactoe"]],
+    what: Where[
+        Literal[
+            "backbones",
+            "baselines",
+            "breakthrough_value",
+            "cache",
+            "conformance",
+            "cpu_step",
+            "envs",
+            "memory",
+            "serve",
+            "storage",
+            "tictactoe",
+        ]
+    ],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
 ) -> None:
     """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
 
     Args:
-        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), backbones (speed),
-            cache (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), cpu_step
-            (a decoding step on a CPU).
+        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), baselines (every
+            method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache (bytes of
+            decode states), storage (what int8 weights cost), serve (the engine beside vLLM), cpu_step (a decoding step
+            on a CPU), memory (what a run with Hugging Face models takes).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module
 
     import_module(f"nlrl.benchmarks.{what}").main(list(rest))
+
+
+@app.command(name="import-nlrl")
+def import_nlrl_command(
+    data: Where[Path],
+    out: Where[Path],
+    game: str = "breakthrough(rows=5,columns=5)",
+    prompts: Literal["ours", "theirs"] = "ours",
+    style: Literal["plain", "instruct"] = "instruct",
+) -> None:
+    """Reads the Breakthrough data that the paper's authors published: games, look-aheads, labels and evaluations.
+
+    Every position and move is checked by the rules; what does not fit is counted by its reason. See
+    docs/language_models.md.
+
+    Args:
+        data: a file, or a folder such as train_45k.
+        out: the folder for the records.
+        game: the board.
+        prompts: of the examples to fine-tune on: our own for the position, or those in the data.
+        style: of our own.
+    """
+    from nlrl.orchestration.import_nlrl import import_nlrl, table
+
+    show(table(import_nlrl(data, out, game, prompts, style)))
 
 
 @app.command(name="play")

@@ -201,6 +201,12 @@ class Host:
             raise self._failure
         return getattr(self._object, method)(*args, **kwargs)
 
+    def close(self) -> None:
+        """Closes the object, if it is one that can be closed. (Where a process ends with its object, nobody asks.)"""
+        close = getattr(getattr(self, "_object", None), "close", None)
+        if close is not None:
+            close()
+
     def __repr__(self) -> str:
         return self._name  # what Ray puts before a worker's log lines
 
@@ -264,13 +270,16 @@ class InlineHandle:
             if not self._restarts:
                 return InlineFuture(None, error)
             self._restarts -= 1
+            self._host.close()
             self._host = self._new_host()
             return self.call(method, *args, **kwargs)
         except Exception as error:
             return InlineFuture(None, error)
 
     def close(self) -> None:
-        self._host = None
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
 
     def _new_host(self) -> Host:
         cls, name, args, kwargs = self._spawned

@@ -10,19 +10,18 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from nlrl.backbones.registry import bundled_bases
+from nlrl.backbones.tuning.settings import Tuning
 from nlrl.errors import NLRLError
+from nlrl.orchestration.baseline_config import DPOConfig, GRPOConfig, PPOConfig, RejectionConfig, TabularConfig
+from nlrl.orchestration.method_config import GPIConfig, ValueTDConfig
+from nlrl.orchestration.replay import ReplayConfig
+from nlrl.orchestration.section import Section
 from nlrl.orchestration.toml_text import toml_text
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A frozen table of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class GameConfig(Section):
@@ -62,6 +61,11 @@ class ModelConfig(Section):
     """Longest answer, in tokens."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the client as they are (timeouts, memory limits, prices); see docs/language_models.md."""
+    gpus: float | None = Field(default=None, ge=0)
+    """vllm: GPUs that Ray gives each server. By default as many as options.tensor_parallel_size where there are GPUs,
+    and what model.tuning.gpus_per_worker leaves of one where the model is trained, too."""
+    tuning: Tuning | None = None
+    """vllm: train critic and actor, by LoRA adapters or as whole models; without it the model only answers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,17 +88,23 @@ class ModelConfig(Section):
     def prompt_style(self) -> str:
         if self.style != "auto":
             return self.style
-        return "plain" if self.trainable else "instruct"
+        return "plain" if self.kind in ("native", "scripted") else "instruct"
 
     @property
     def trainable(self) -> bool:
         """Whether a run can train it."""
-        return self.kind in ("native", "scripted")
+        return self.kind in ("native", "scripted") or self.tuning is not None
 
     @model_validator(mode="after")
     def _needs_url(self) -> Self:
         if self.kind == "openai" and not self.base_url:
             raise ValueError("base_url is needed with kind 'openai' (e.g. http://127.0.0.1:8000/v1)")
+        return self
+
+    @model_validator(mode="after")
+    def _only_vllm_is_tuned(self) -> Self:
+        if self.tuning is not None and self.kind != "vllm":
+            raise ValueError(f"tuning is for kind 'vllm', not '{self.kind}' (native models are trained without it)")
         return self
 
 
@@ -123,14 +133,26 @@ class RolloutConfig(Section):
 class TargetConfig(Section):
     """Texts the critic is trained on."""
 
-    kind: Literal["mc", "td"] = "mc"
-    """mc: G1 over retold games played on from (s, a). td: look-ahead, V of where it leads, G2, then G1."""
+    kind: Literal["mc", "td", "lambda"] = "mc"
+    """mc: G1 over retold games played on from (s, a). td: look-ahead, the critic on where it leads, G2, then G1.
+    lambda: the same with look-aheads of different lengths, n times as long with probability (1 - trace) trace^(n-1)."""
+    value: Literal["q", "v", "both"] = "q"
+    """What the critic learns: texts about moves (q), about positions (v), or both. With v or both, look-aheads end in a
+    text about the position they lead to, with q in one about the policy's next move there. With v, candidates are
+    evaluated by look-aheads, too."""
+    trace: float = Field(default=0.7, ge=0, lt=1)
+    """lambda: 0 is td."""
+    opponent_aware: bool = False
+    """Name the opponent to the critic, so that it learns a value against each. Candidates are then evaluated against
+    all that games were played against, and the text nearest to the weighted mean speaks for them."""
     continuations: int = Field(default=8, ge=1, le=9)
     """K: samples that one G1 prompt merges."""
     lookahead: int = Field(default=2, ge=1)
-    """td: moves played before the critic evaluates."""
+    """td, lambda and v: moves played before the critic evaluates, whoever makes them."""
     actions: Literal["legal", "visited"] = "legal"
     """Which actions of a visited state get targets: every legal one (by true reset), or those that were played."""
+    states: int = Field(default=0, ge=0)
+    """At most so many of the visited states get targets, a seeded sample; 0 for all."""
     texts_min: int = Field(default=2, ge=1)
     """Fewest G1 texts for each (s, a)."""
     texts_max: int = Field(default=8, ge=1)
@@ -166,17 +188,23 @@ class TrainConfig(Section):
     drift."""
     visit_weight: float = Field(default=0.0, ge=0)
     """An example weighs visits ** visit_weight (at most 4)."""
+    replay: ReplayConfig = ReplayConfig()
+    """Which sets are trained on."""
 
 
 class ImprovementConfig(Section):
     """The improvement operator I."""
 
+    states: int = Field(default=0, ge=0)
+    """At most so many of the visited states are improved, a seeded sample; 0 for all."""
     candidates: Literal["legal", "sampled"] = "legal"
     """legal: every legal move. sampled: the action-selection mask, the most frequent of the policy's own samples."""
     mask_samples: int = Field(default=10, gt=0)
     """sampled: answers drawn from the policy."""
     mask_keep: int = Field(default=10, gt=0)
     """sampled: the most frequent ones that stay candidates."""
+    offered: int = Field(default=9, gt=1)
+    """I sees at most so many candidates, those that the critic evaluates best: bundled models have not seen more."""
     verdict: Literal["expectation", "greedy", "mean"] = "expectation"
     """How the critic is read: the expectation under its own distribution (with a text that agrees with it), its
     greedy text, or the text nearest to the mean of several samples."""
@@ -193,10 +221,23 @@ class EvaluationConfig(Section):
     opponents: tuple[str, ...] = ("random", "first-move", "minimax")
     """As in rollout.opponents, without self. Exact outcomes are computed, too, against each whose moves have known
     probabilities: not against mcts, nor agents with a temperature."""
+    exact_states: int = Field(default=20_000, ge=0)
+    """A game with at most so many positions is small: every position that the actor can meet is asked about, and
+    results and values are exact. A larger game is measured by games and, where it has a solver, by that."""
     value_states: int = Field(default=400, ge=0)
     """Positions whose critic texts are compared with exact values; 0 for all that were visited."""
     probes: tuple[str, ...] = ()
-    """Moves that lead to the positions of the diary, e.g. "1 5"; empty for the game's own list."""
+    """Moves that lead to the positions of the diary, e.g. "1 5" or "move down, move left"; empty for the game's own
+    list."""
+
+
+class BudgetConfig(Section):
+    """What a run may spend before it stops; the method's own limit comes first where it is lower (`iterations`)."""
+
+    environment_steps: int | None = Field(default=None, gt=0)
+    """Start no further iteration once so many moves were made in games, by whomever; measuring does not count."""
+    tokens: int | None = Field(default=None, gt=0)
+    """The same for tokens: read in prompts, generated, and trained on."""
 
 
 class ClusterConfig(Section):
@@ -216,11 +257,28 @@ class ClusterConfig(Section):
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]
 
 
+MethodName = Literal[
+    "actor_critic",
+    "gpi",
+    "value_td",
+    "prompted",
+    "rejection_sampling",
+    "grpo",
+    "ppo",
+    "dpo",
+    "scalar_q",
+    "teacher_only",
+    "tabular",
+]
+
+
 class RunConfig(Section):
-    """A run of language policy iteration."""
+    """A run: a game, a model, and a method that makes an agent of it."""
 
     name: str = "run"
     """Names the run in tables; part of every random key."""
+    method: MethodName = "actor_critic"
+    """What an iteration does; docs/how_it_works.md has a table of the methods."""
     out: Path = Path("runs/run")
     """The run's folder. Running the same config on the same folder resumes it."""
     seed: int = Field(default=0, ge=0)
@@ -234,7 +292,7 @@ class RunConfig(Section):
     among candidates."""
     game: GameConfig = GameConfig()
     model: ModelConfig = ModelConfig()
-    """The student: the bundled base that becomes actor and critic. Not native: it only plays and is not trained."""
+    """The student: the base that becomes actor and critic. An endpoint, or vLLM without tuning, only plays."""
     teacher: ModelConfig | None = None
     """Who answers G1, G2 and I; the untrained student if not given."""
     rollout: RolloutConfig = RolloutConfig()
@@ -242,6 +300,14 @@ class RunConfig(Section):
     critic: TrainConfig = TrainConfig()
     actor: TrainConfig = TrainConfig(learning_rate=5e-4, batch_size=128, epochs=3, first_epochs=6, buffer_iterations=3)
     improvement: ImprovementConfig = ImprovementConfig()
+    gpi: GPIConfig = GPIConfig()
+    value_td: ValueTDConfig = ValueTDConfig()
+    rejection_sampling: RejectionConfig = RejectionConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
+    tabular: TabularConfig = TabularConfig()
+    budget: BudgetConfig = BudgetConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
@@ -255,7 +321,10 @@ class RunConfig(Section):
         return name
 
 
-VOLATILE = ("out", "cluster", "trackers", "iterations", "max_minutes", "model.device", "rollout.workers")
+VOLATILE = (
+    "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
+    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers",
+)  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 
 

@@ -12,11 +12,10 @@ from nlrl.agents.asking import Reply, ask
 from nlrl.agents.language import number
 from nlrl.agents.roles import Choice, StateInput
 from nlrl.envs.game import Game
-from nlrl.envs.oracle import oracle_for
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_atomic
 from nlrl.orchestration.config import RunConfig
-from nlrl.orchestration.exact import action_values
+from nlrl.orchestration.exact import action_values, optimal_values
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import CRITIC, Session
 from nlrl.orchestration.stage_folder import Stage
@@ -50,14 +49,23 @@ def probe_list(config: RunConfig, game: Game[Any]) -> list[Probe]:
 
 def _probe(game: Game[Any], line: str) -> Probe:
     state = game.initial_states()[0]
-    for word in line.split():
+    words = [line] if game.parse_action(state, line) is not None else moves_in(line)
+    for word in words:
         action = game.parse_action(state, word)
         if action is None:
             raise NLRLError(f"evaluation.probes: '{word}' in '{line}' is not a legal move there")
-        state = game.apply(state, action).state
+        outcomes = [step.state for step in game.transitions(state, action)]
+        if len(outcomes) > 1:
+            raise NLRLError(f"evaluation.probes: chance decides where '{word}' in '{line}' leads; probe the start only")
+        state = outcomes[0]
     if game.is_terminal(state):
         raise NLRLError(f"evaluation.probes: '{line}' ends the game; a probe needs a move to make")
-    return Probe(line, state, len(line.split()))
+    return Probe(line, state, len(words))
+
+
+def moves_in(line: str) -> list[str]:
+    """The moves of a line: between commas if it has any, between blanks otherwise."""
+    return [word.strip() for word in line.split("," if "," in line else None) if word.strip()]
 
 
 def write(session: Session, iteration: int, stage: Stage, greedy: Mapping[Any, Reply[Choice]]) -> None:
@@ -84,7 +92,7 @@ def _evaluations(session: Session, iteration: int, found: list[Probe]) -> dict[t
     from nlrl.orchestration.stages.improvement import evaluate_moves
     from nlrl.orchestration.stages.policy_table import read_table
 
-    game, oracle = session.game, oracle_for(session.game)
+    game, optimal = session.game, optimal_values(session.game, [probe.state for probe in found])
     pairs = [(probe.state, action) for probe in found for action in game.legal_actions(probe.state)]
     exact, opponents = {}, session.exact_opposition()
     if iteration and opponents is not None:
@@ -96,7 +104,7 @@ def _evaluations(session: Session, iteration: int, found: list[Probe]) -> dict[t
             "text": evaluation.text if evaluation else None,
             "verdict": evaluation.verdict if evaluation else None,
             "exact_policy": round(exact[pair], 4) if pair in exact else None,
-            "exact_optimal": oracle.q_values(pair[0])[pair[1]],
+            "exact_optimal": optimal.get(pair),
         }
         for pair, evaluation in said.items()
     }

@@ -1,16 +1,23 @@
 """Exact results of a tabulated agent: every game it can get into, weighted, instead of a sample of games.
 
 A *table* maps a state to the agent's moves and their weights; `None` as a move is a forfeit. Games are small enough
-to walk: the recursion visits each state once and remembers it.
+to walk: the recursion visits each state once and remembers it. Games of two end by their own rules; those for one
+player, which may be cut, are in `nlrl.orchestration.walks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
+from nlrl.agents.language import language_of
+from nlrl.envs import make_from_spec
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
+from nlrl.envs.oracle import oracle_for
+from nlrl.errors import NLRLError
+from nlrl.orchestration.walks import ExactWalks
 
 Table = Mapping[Any, Mapping[int | None, float]]
 FORFEIT_RETURN = -1.0
@@ -69,11 +76,34 @@ def reachable_turns(
         if both_seats and (theirs := [t for t in new.values() if t not in options]):
             choose(theirs)
         frontier = [
-            Turn(game.apply(t.state, action).state, t.seat, t.ply + 1)
+            Turn(state, t.seat, t.ply + 1)
             for t in new.values()
             for action in options.get(t, game.legal_actions(t.state))
-            if action is not None
+            for state in successors(game, t.state, action)
         ]
+
+
+def successors(game: Game[Any], state: Any, action: int | None) -> list[Any]:
+    """The states that a move (None: a reply that names no legal one) may lead to; none after a forfeit."""
+    if action is not None:
+        return [step.state for step in game.transitions(state, action)]
+    lost = game.invalid_step(state)
+    return [] if lost is None else [lost.state]
+
+
+@cache
+def is_small(spec: str, most: int) -> bool:
+    """Whether a game has at most so many positions in which somebody moves."""
+    game = make_from_spec(spec)
+    frontier = [state for state in dict.fromkeys(game.initial_states()) if not game.is_terminal(state)]
+    seen = set(frontier)
+    while frontier and len(seen) <= most:
+        state = frontier.pop()
+        found = {s for action in game.legal_actions(state) for s in successors(game, state, action)}
+        new = [s for s in found - seen if not game.is_terminal(s)]
+        seen.update(new)
+        frontier += new
+    return len(seen) <= most
 
 
 class ExactPlay:
@@ -101,10 +131,11 @@ class ExactPlay:
             seen.update(new)
             self.opponent.prepare([state for state in new if self.game.current_player(state) != self.seat])
             frontier = {
-                self.game.apply(state, action).state: None
+                after: None
                 for state in new
                 for action, weight in self._moves(state).items()
                 if weight and action is not None
+                for after in successors(self.game, state, action)
             }
 
     def after(self, state: Any, action: int | None) -> Results:
@@ -112,7 +143,13 @@ class ExactPlay:
         if action is None:
             mine = self.game.current_player(state) == self.seat
             return Results(0, 0, 0, 1) if mine else Results(1, 0, 0, 0)
-        return self.results(self.game.apply(state, action).state)
+        steps = self.game.transitions(state, action)
+        if len(steps) == 1:
+            return self.results(steps[0].state)
+        out = NOTHING
+        for step in steps:
+            out = out.plus(self.results(step.state), step.probability)
+        return out
 
     def _walk(self, state: Any) -> Results:
         if self.game.is_terminal(state):
@@ -179,24 +216,29 @@ def _worst(game: Game[Any], table: Table, seat: int, state: Any, known: dict[Any
     if game.is_terminal(state):
         value = game.returns(state)[seat]
     elif game.current_player(state) != seat:
-        value = min(_worst(game, table, seat, game.apply(state, a).state, known) for a in game.legal_actions(state))
+        value = min(_worst_after(game, table, seat, state, action, known) for action in game.legal_actions(state))
     else:
         moves = table[state]
         value = 0.0
         for action, weight in moves.items():
-            after = (
-                FORFEIT_RETURN if action is None else _worst(game, table, seat, game.apply(state, action).state, known)
-            )
+            after = FORFEIT_RETURN if action is None else _worst_after(game, table, seat, state, action, known)
             value += weight / sum(moves.values()) * after
     known[state] = value
     return value
+
+
+def _worst_after(game: Game[Any], table: Table, seat: int, state: Any, action: int, known: dict[Any, float]) -> float:
+    steps = game.transitions(state, action)
+    return sum(step.probability * _worst(game, table, seat, step.state, known) for step in steps)
 
 
 def action_values(
     game: Game[Any], table: Table, opponents: Sequence[Opponent | None], pairs: Iterable[tuple[Any, int]]
 ) -> dict[tuple[Any, int], float]:
     """Exact Q^pi of the agent for given (state, action) where it is to move, mean over the opponents (each drawn
-    per game)."""
+    per game), on the scale of verdicts (`GameLanguage.score`). With one player there are no opponents."""
+    if game.num_players == 1:
+        return _walk_values(game, table, list(pairs))
     by_seat: dict[int, list[tuple[Any, int]]] = {}
     for state, action in pairs:
         by_seat.setdefault(game.current_player(state), []).append((state, action))
@@ -204,6 +246,38 @@ def action_values(
     for seat, found in by_seat.items():
         plays = [exact_play(game, table, seat, opponent) for opponent in opponents]
         for play in plays:
-            play.prepare(game.apply(state, action).state for state, action in found)
+            play.prepare([after for state, action in found for after in successors(game, state, action)])
         values |= {pair: sum(play.after(*pair).value for play in plays) / len(plays) for pair in found}
     return values
+
+
+def _walk_values(game: Game[Any], table: Table, pairs: Sequence[tuple[Any, int]]) -> dict[tuple[Any, int], float]:
+    starts = [after for state, action in pairs for after in successors(game, state, action)]
+    walks = ExactWalks(game, language_of(game), table, starts)
+    return {pair: walks.after(*pair) for pair in pairs}
+
+
+def optimal_values(game: Game[Any], states: Iterable[Any]) -> dict[tuple[Any, int], float]:
+    """Exact Q* of every legal action of the states, on the scale of verdicts; empty where the game's oracle cannot find
+    one of them."""
+    language = language_of(game)
+    try:
+        oracle = oracle_for(game)
+        return {
+            (state, action): language.verdict_of_value(value, state)
+            for state in states
+            for action, value in oracle.q_values(state).items()
+        }
+    except NLRLError:
+        return {}
+
+
+def best_return(game: Game[Any]) -> float:
+    """The value of best play at the start, from the first player's view: the mean over all starts.
+
+    Raises:
+        NLRLError: the game's oracle cannot solve them.
+    """
+    oracle = oracle_for(game)
+    values = [oracle.value(start) * (1 if game.current_player(start) == 0 else -1) for start in game.initial_states()]
+    return sum(values) / len(values)

@@ -226,6 +226,10 @@ def read_weights(described: Described) -> Any:
         trainer = scripted_module(described.config.name).make_trainer()
         trainer.load(_STAGE, path)
         return trainer.weights(_STAGE)
+    if described.config.kind == "vllm":
+        from nlrl.backbones.tuning.weights import TunedWeights
+
+        return TunedWeights.read(path)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

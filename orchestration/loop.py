@@ -1,44 +1,31 @@
-"""Language policy iteration, from a config to a finished run.
+"""From a config to a finished run: the stages of its method, iteration by iteration.
 
-One iteration: rollout, targets, policy table, critic, improvement, actor, evaluation. Each stage commits before the
-next begins, and a committed stage is never done again, so running the same config on the same folder finishes
-whatever is missing.
+Each stage commits before the next begins, and a committed stage is never done again, so running the same config on the
+same folder finishes whatever is missing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+from nlrl.orchestration.budget import spent_by
 from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
+from nlrl.orchestration.methods import NamedStage, method_of
+from nlrl.orchestration.report import headline
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.session import Session, open_session
-from nlrl.orchestration.stages.evaluation import run_evaluation
-from nlrl.orchestration.stages.improvement import run_improvement
-from nlrl.orchestration.stages.policy_table import run_policy_table
-from nlrl.orchestration.stages.rollout import run_rollout
-from nlrl.orchestration.stages.targets import run_targets
-from nlrl.orchestration.stages.training import run_actor, run_critic
 from nlrl.orchestration.tracking import METRICS_FILE, Tracker, make_tracker, read_metrics
 
 log = logging.getLogger(__name__)
-STAGES: tuple[tuple[str, Callable[[Session, int], Any]], ...] = (
-    ("rollout", run_rollout),
-    ("targets", run_targets),
-    ("policy", run_policy_table),
-    ("critic", run_critic),
-    ("improvement", run_improvement),
-    ("actor", run_actor),
-    ("evaluation", run_evaluation),
-)
 AGENT_FOLDER = "agent"
 
 
 def run(config: RunConfig) -> RunFolder:
-    """Runs (or resumes) language policy iteration; returns the run's folder, unlocked.
+    """Runs (or resumes) a config; returns the run's folder, unlocked.
 
     Raises:
         NLRLError: the config and the folder do not agree, a model cannot be opened, an actor died, the disk is full.
@@ -66,7 +53,8 @@ def run(config: RunConfig) -> RunFolder:
 
 def _iterate(session: Session, tracker: Tracker) -> None:
     config, started, paces = session.config, time.monotonic(), list[float]()
-    run_evaluation(session, 0)
+    method = method_of(config)
+    _one(session, 0, method.first)
     _track(session, tracker, 0, {})
     for iteration in range(1, config.iterations + 1):
         if config.max_minutes and paces:
@@ -74,20 +62,33 @@ def _iterate(session: Session, tracker: Tracker) -> None:
             if projected > config.max_minutes:
                 log.info("stopping before iteration %d: it would end after %.1f minutes", iteration, projected)
                 break
+        if _is_spent(session):
+            log.info("stopping before iteration %d: the budget is spent", iteration)
+            break
         begun = time.monotonic()
-        seconds = _one(session, iteration)
+        seconds = _one(session, iteration, method.stages)
         paces.append(time.monotonic() - begun)
         _track(session, tracker, iteration, seconds)
-    assert session.trainer is not None
-    session.trainer.call("export", "actor", str(session.folder.path / AGENT_FOLDER)).result()
+    if method.exports is not None:
+        assert session.trainer is not None
+        session.trainer.call("export", method.exports, str(session.folder.path / AGENT_FOLDER)).result()
 
 
-def _one(session: Session, iteration: int) -> dict[str, float]:
+def _is_spent(session: Session) -> bool:
+    limit, spent = session.config.budget, spent_by(session.folder.stages())
+    steps, tokens = spent.environment_steps, sum(spent) - spent.environment_steps
+    return any(
+        most is not None and used >= most for most, used in ((limit.environment_steps, steps), (limit.tokens, tokens))
+    )
+
+
+def _one(session: Session, iteration: int, stages: Sequence[NamedStage]) -> dict[str, float]:
     """All stages of one iteration; seconds by stage."""
     seconds = {}
-    for name, stage in STAGES:
+    for name, stage in stages:
         begun = time.monotonic()
-        stage(session, iteration)
+        with session.spending(iteration, name):
+            stage(session, iteration)
         seconds[f"seconds/{name}"] = time.monotonic() - begun
     return seconds
 
@@ -102,10 +103,11 @@ def _track(session: Session, tracker: Tracker, iteration: int, seconds: dict[str
     metrics |= {f"model/{key}": value for key, value in vars(stats).items()}
     metrics |= {f"engine/{key}": value for key, value in session.student.router.metrics().items()}
     tracker.log(iteration, metrics | seconds)
-    tracker.text(iteration, "evaluations", (session.folder.path / FILE).read_text())
-    exact = session.folder.stage(iteration, "evaluation").load()["metrics"]["exact"]["against"]
-    summary = ", ".join(f"{name} {r['win']:.3f}/{r['draw']:.3f}/{r['loss']:.3f}" for name, r in exact.items())
-    log.info("iteration %d: exact win/draw/loss against %s; %.0f s", iteration, summary, sum(seconds.values()))
+    if (diary := session.folder.path / FILE).is_file():
+        tracker.text(iteration, "evaluations", diary.read_text())
+    evaluation = session.folder.stage(iteration, "evaluation")
+    summary = headline(evaluation.load()["metrics"]) if evaluation.is_committed() else "done"
+    log.info("iteration %d: %s; %.0f s", iteration, summary, sum(seconds.values()))
 
 
 def _flat(stage: Any) -> list[tuple[str, float]]:

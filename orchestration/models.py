@@ -11,6 +11,7 @@ from typing import Any
 from nlrl.backbones.language_model import LanguageModel
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import ModelConfig, load_config, validated
+from nlrl.orchestration.weight_sets import PARTS
 
 
 def resolve_device(device: str) -> str:
@@ -52,7 +53,7 @@ def agent_config(agent: str, base_url: str = "") -> ModelConfig:
             )
         model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
         scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
-        place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained}
+        place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained, "tuning": None}
         return model.model_copy(update=place)
     return ModelConfig(name=agent)
 
@@ -62,8 +63,13 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.toml").exists()
 
 
-def open_model(config: ModelConfig, threads: int = 0) -> LanguageModel:
+def open_model(config: ModelConfig, threads: int = 0, gpu_share: float = 0) -> LanguageModel:
     """A model ready to answer.
+
+    Args:
+        threads: CPU threads of torch; 0 leaves torch's choice.
+        gpu_share: of a GPU's memory, for a native model, or one in vLLM, that has others beside it; 0: it may take
+            what is free.
 
     Raises:
         NLRLError: it cannot be opened; the message names the field.
@@ -76,14 +82,17 @@ def open_model(config: ModelConfig, threads: int = 0) -> LanguageModel:
     if config.kind == "vllm":
         from nlrl.backbones.vllm_model import VLLMModel, VLLMSettings
 
-        place = {"model": config.name, "dtype": config.dtype}
-        return VLLMModel(validated(VLLMSettings, config.options | place, f"model '{config.name}'"))
+        place: dict[str, Any] = {"model": config.name, "dtype": config.dtype}
+        if config.tuning is not None and config.tuning.kind == "lora":
+            place["max_lora_rank"] = config.tuning.rank
+        memory = {"gpu_memory_utilization": round(0.9 * gpu_share, 3)} if 0 < gpu_share < 1 else {}
+        return VLLMModel(validated(VLLMSettings, memory | config.options | place, f"model '{config.name}'"))
     if config.kind == "scripted":
         make_model = scripted_module(config.name).make_model
         check_options(config, make_model)
         return make_model(**config.options)
     set_threads(threads)
-    return _open_native(config)
+    return _open_native(config, gpu_share)
 
 
 def check_options(config: ModelConfig, client: Callable[..., Any]) -> None:
@@ -115,15 +124,25 @@ def scripted_module(name: str) -> Any:
         ) from error
 
 
-def _open_native(config: ModelConfig) -> LanguageModel:
+def _open_native(config: ModelConfig, gpu_share: float) -> LanguageModel:
     import torch
 
     from nlrl.backbones.engine import Engine
-    from nlrl.backbones.loading import load_trainable
+    from nlrl.backbones.loading import load_network
 
     device = resolve_device(config.device)
     name = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
-    model, tokenizer = load_trainable(config.name, device=device, dtype=torch.float32)
+    model, tokenizer = load_network(config.name, device=device, dtype=torch.float32)
     check_options(config, Engine)
     options: dict[str, Any] = {"weight_version": f"{config.name}@0"} | config.options
+    if gpu_share and device.startswith("cuda"):
+        options.setdefault(
+            "memory_bytes", state_bytes(torch.cuda.get_device_properties(device).total_memory, gpu_share)
+        )
     return Engine(model, tokenizer, name=config.name, dtype=getattr(torch, name), **options)
+
+
+def state_bytes(total: int, share: float) -> int:
+    """Bytes for keys, values and states of each weight set of an engine that has a share of a device with `total`
+    bytes: base, actor and critic get equal parts of one half, and weights and activations the other."""
+    return int(total * share / 2 / (1 + len(PARTS)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from typing import Annotated
 
@@ -51,12 +51,18 @@ def _cause(stop: BaseException) -> ValidationError | None:
     return error
 
 
+def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    """The sections of a config, however deep, with their dotted names."""
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield kind, path + name
+                yield from _sections(kind, f"{path}{name}.")
+
+
 def _section(title: str, arguments: Sequence[str]) -> tuple[type[BaseModel], str]:
     """The section of this class that the arguments change: critic and actor, model and teacher share theirs."""
     found: list[tuple[type[BaseModel], str]] = [(RunConfig, "")] if title == RunConfig.__name__ else []
-    for name, field in RunConfig.model_fields.items():
-        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ == title:
-                found.append((kind, name))
+    found += [(kind, name) for kind, name in _sections(RunConfig) if kind.__name__ == title]
     given = [each for each in found if any(argument.startswith(f"--{each[1]}.") for argument in arguments)]
     return (given or found or [(RunConfig, "")])[0]

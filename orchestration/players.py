@@ -4,8 +4,10 @@
    the first time some game needs it. A game draws among them with its own generator, so its course depends on its
    key alone, and an identical prompt is answered once.
 2. `play` moves all games forward in lock-step: one batch to each kind of player a turn.
-3. A policy, or an opponent that speaks, forfeits where it gives no legal answer after its retries. Nothing is ever
-   replaced by a random move.
+3. A policy, or an opponent that speaks, forfeits where it gives no legal answer after its retries, unless the rules
+   say what that costs (`Game.invalid_step`). Nothing is ever replaced by a random move.
+4. A game that its rules do not end is cut after `Game.max_length` moves. One that is played on from somewhere has all
+   of them again, as if it began there: prompts do not tell how many are left.
 """
 
 from __future__ import annotations
@@ -16,13 +18,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlrl.agents.asking import Reply, ask
+from nlrl.agents.language import NO_MOVE
 from nlrl.agents.roles import Choice, PolicyRole, StateInput
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
 from nlrl.envs.random import Rng, derive_seed
+from nlrl.orchestration.budget import Entry
+from nlrl.orchestration.lines import step_of
 
 SELF = "self"
+NONE = "none"
+"""Whom a game for one player is played against."""
+RESULTS = {1: ("win", "loss", "cut", "forfeit"), 2: ("win", "draw", "loss", "forfeit")}
+"""How games end, by the number of players. `cut`: at the longest; a cut game of two is a draw."""
 
 
 class PolicyPool:
@@ -41,6 +50,9 @@ class PolicyPool:
         self._model, self._role, self._sampling, self._seed = model, role, sampling, seed
         self._per_state, self._at_start, self._retries = samples_per_state, samples_at_start, retries
         self._replies: dict[tuple[Any, int], Reply[Choice]] = {}
+        self._costs: dict[tuple[Any, int], Entry] = {}
+        self.spent: dict[int, Entry] = {}
+        """What the answers cost that were drawn since this was last emptied, whenever they were asked for."""
 
     def size(self, ply: int) -> int:
         """How many answers are sampled for a state met after `ply` moves; greedy policies need one."""
@@ -63,13 +75,18 @@ class PolicyPool:
         return [Counter(_action(self._replies[key]) for key in group) for group in groups]
 
     def _fetch(self, keys: Sequence[tuple[Any, int]]) -> None:
-        missing = [key for key in dict.fromkeys(keys) if key not in self._replies]
-        if not missing:
-            return
+        if missing := [key for key in dict.fromkeys(keys) if key not in self._replies]:
+            self._ask(missing)
+        self.spent.update({cost.key: cost for cost in (self._costs[key] for key in keys)})
+
+    def _ask(self, missing: Sequence[tuple[Any, int]]) -> None:
         seeds = [derive_seed(self._seed, self._role.game.to_text(state), sample) for state, sample in missing]
         inputs = [StateInput(state) for state, _ in missing]
         replies = ask(self._model, self._role, inputs, self._sampling, seeds, self._retries)
         self._replies.update(zip(missing, replies, strict=True))
+        for key, seed, reply in zip(missing, seeds, replies, strict=True):
+            number = derive_seed(seed, str(self._sampling.temperature))
+            self._costs[key] = Entry(number, 0, reply.prompt_tokens, reply.generated_tokens)
 
 
 def _action(reply: Reply[Choice]) -> int | None:
@@ -86,28 +103,40 @@ class Play:
     opponent: str
     rng: Rng
     ply: int = 0
+    longest: int | None = None
+    """Stop on the policy's first turn after so many moves, if the game is not over before."""
     actions: list[int] = field(default_factory=list)
+    outcomes: list[int | None] = field(default_factory=list)
+    """Of each action, which of its outcomes chance chose, if it had a choice; see `nlrl.orchestration.lines`."""
+    paid: float = 0.0
+    """The sum of the rewards of `seat`."""
     replies: dict[int, Reply[Choice]] = field(default_factory=dict)
     """The policy's answers by index into `actions`; a forfeit's index is one past the end."""
     forfeited_by: int | None = None
 
+    def is_over(self, game: Game[Any]) -> bool:
+        """Whether it has ended: by the rules, by a forfeit, or because it is cut."""
+        return self.forfeited_by is not None or game.is_terminal(self.state) or len(self.actions) >= game.max_length
+
     def result(self, game: Game[Any]) -> str:
-        """win, draw, loss or forfeit, for the policy under study (an opponent's forfeit is a win)."""
+        """One of `RESULTS`, for the policy under study (an opponent's forfeit is a win)."""
         if self.forfeited_by is not None:
             return "forfeit" if self.forfeited_by == self.seat else "win"
+        if game.num_players == 1:
+            return "cut" if not game.is_terminal(self.state) else "win" if game.won(self.state, self.seat) else "loss"
         value = game.returns(self.state)[self.seat]
         return "win" if value > 0 else "loss" if value < 0 else "draw"
 
+    def total(self, game: Game[Any]) -> float:
+        """The return of a game that is over, for the policy under study."""
+        cut = self.forfeited_by is None and not game.is_terminal(self.state)
+        return self.paid + (game.truncation_reward if cut else 0.0)
+
 
 def play(
-    game: Game[Any],
-    plays: Sequence[Play],
-    pool: PolicyPool,
-    opponents: dict[str, Opponent],
-    keep_replies: bool = True,
-    longest: int | None = None,
+    game: Game[Any], plays: Sequence[Play], pool: PolicyPool, opponents: dict[str, Opponent], keep_replies: bool = True
 ) -> None:
-    """Plays every game to its end (or to the policy's first turn after at least `longest` moves), in place.
+    """Plays every game to its end (or to where its `longest` stops it), in place.
 
     Args:
         pool: the policy under study; opponent `self` plays it too.
@@ -115,8 +144,8 @@ def play(
     """
 
     def goes_on(p: Play) -> bool:
-        cut = longest is not None and len(p.actions) >= longest and game.current_player(p.state) == p.seat
-        return p.forfeited_by is None and not cut and not game.is_terminal(p.state)
+        far = p.longest is not None and len(p.actions) >= p.longest and game.current_player(p.state) == p.seat
+        return not far and not p.is_over(game)
 
     waiting = [p for p in plays if goes_on(p)]
     while waiting:
@@ -130,7 +159,7 @@ def play(
         for name, group in others.items():
             moves = opponents[name].choose([p.state for p in group], [p.rng for p in group])
             for p, move in zip(group, moves, strict=True):
-                _move_or_forfeit(game, p, move)
+                move_or_forfeit(game, p, move)
         waiting = [p for p in waiting if goes_on(p)]
 
 
@@ -142,13 +171,18 @@ def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_
         player = game.current_player(p.state)
         if keep_replies and player == p.seat:
             p.replies[len(p.actions)] = reply
-        _move_or_forfeit(game, p, _action(reply))
+        move_or_forfeit(game, p, _action(reply))
 
 
-def _move_or_forfeit(game: Game[Any], p: Play, action: int | None) -> None:
-    if action is None:
+def move_or_forfeit(game: Game[Any], p: Play, action: int | None) -> None:
+    """Plays one move, in place; None is a reply that names no legal one."""
+    found = step_of(game, p.state, action, p.rng)
+    if found is None:
         p.forfeited_by = game.current_player(p.state)
         return
-    p.actions.append(action)
+    step, outcome = found
+    p.actions.append(NO_MOVE if action is None else action)
+    p.outcomes.append(outcome)
+    p.paid += step.rewards[p.seat]
     p.ply += 1
-    p.state = game.apply(p.state, action, p.rng).state
+    p.state = step.state

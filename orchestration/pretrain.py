@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlrl.agents.corpus import CorpusSettings, examples
-from nlrl.agents.corpus.tokens import ATOMS, atom_texts
+from nlrl.agents.corpus.stream import member
+from nlrl.agents.corpus.tokens import atom_texts, atoms
+from nlrl.agents.language import language_of
 from nlrl.backbones.registry import MODELS
+from nlrl.envs import make_from_spec
 from nlrl.errors import NLRLError
 from nlrl.orchestration.base_study import study_model
 from nlrl.orchestration.config import validated
@@ -43,8 +46,10 @@ class PretrainConfig(BaseModel):
     architecture: dict[str, Any] = Field(default_factory=dict)
     """Fields of the backbone's config (hidden_size, num_hidden_layers, ...)."""
     game: str = "tictactoe"
+    games: dict[str, float] = Field(default_factory=dict)
+    """Several games in place of `game`: specs, or families (`seed=*`), with their shares of the examples."""
     facts: bool = True
-    """False: no sentence about winning cells (an ablation)."""
+    """False: no sentences that state facts about a position (an ablation)."""
     vocab_size: int = Field(default=1024, gt=300, le=2048)
     seed: int = 0
     device: str = "auto"
@@ -75,6 +80,23 @@ class PretrainConfig(BaseModel):
         if model_type not in MODELS:
             raise ValueError(f"the architectures are {', '.join(sorted(MODELS))}")
         return model_type
+
+    @field_validator("games")
+    @classmethod
+    def _playable(cls, games: dict[str, float]) -> dict[str, float]:
+        for spec, share in games.items():
+            if not share > 0:
+                raise ValueError(f"{spec}: a share must be above 0, not {share}")
+            try:
+                language_of(make_from_spec(member(spec)))
+            except NLRLError as error:
+                raise ValueError(str(error)) from None
+        return games
+
+    @property
+    def about(self) -> CorpusSettings:
+        """What the corpus is about."""
+        return CorpusSettings(self.game, self.facts, games=tuple(self.games.items()))
 
     @model_validator(mode="after")
     def _bits_are_signs(self) -> Self:
@@ -121,9 +143,10 @@ def make_tokenizer(config: PretrainConfig) -> Any:
         from nlrl.backbones.loading import load
 
         return load(config.teacher)[1]
-    sample = islice(examples(CorpusSettings(config.game, config.facts), config.seed), TOKENIZER_TEXTS)
+    sample = islice(examples(config.about, config.seed), TOKENIZER_TEXTS)
     texts = (text for example in sample for text in (example.messages[-1].content, example.completion))
-    return train_tokenizer(texts, ATOMS, atom_texts(), config.vocab_size)
+    languages = [language_of(make_from_spec(member(spec))) for spec in config.about.specs]
+    return train_tokenizer(texts, atoms(languages), atom_texts(languages), config.vocab_size)
 
 
 def architecture(config: PretrainConfig, vocab_size: int) -> Any:
@@ -172,7 +195,7 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
     report["parameters"] = sum(p.numel() for p in model.parameters())
     write_report(config.out, report)
     if config.study_prompts:
-        report["roles"] = study_model(str(config.out), config.study_prompts, config.seed + 1, config.facts, config.game)
+        report["roles"] = study_model(str(config.out), config.study_prompts, config.seed + 1, config.about)
         write_report(config.out, report)
     return report
 
@@ -213,14 +236,13 @@ def write_corpus(config: PretrainConfig, out: Path, count: int, workers: int) ->
 def _write_part(config: PretrainConfig, tokenizer: Any, count: int, workers: int, part: Path, worker: int) -> None:
     from nlrl.backbones.token_file import write_part
 
-    corpus = CorpusSettings(config.game, config.facts)
-    write_part(part, islice(token_stream(tokenizer, corpus, worker, workers, config.seed), count))
+    write_part(part, islice(token_stream(tokenizer, config.about, worker, workers, config.seed), count))
 
 
 def _stream(config: PretrainConfig, tokenizer: Any) -> Any:
     """Where the examples come from: a file or the generators. (worker, workers, seed) -> that worker's."""
     if config.corpus is None:
-        return partial(_stream_for, tokenizer, CorpusSettings(config.game, config.facts))
+        return partial(_stream_for, tokenizer, config.about)
     if config.tokenizer is None:
         raise NLRLError("corpus: name the corpus's own `tokenizer`, too: its tokens are already numbers")
     from nlrl.backbones.token_file import read_examples

@@ -57,7 +57,10 @@ def start_servers(
     options = {"num_cpus": 0, "num_gpus": num_gpus, "threads": threads, "concurrency": CONCURRENCY}
     names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
     return Router(
-        [cluster.spawn(ModelServer, model, threads, name=each, max_restarts=RESTARTS, **options) for each in names]
+        [
+            cluster.spawn(ModelServer, model, threads, num_gpus, name=each, max_restarts=RESTARTS, **options)
+            for each in names
+        ]
     )
 
 

@@ -120,7 +120,7 @@ def open_engine(settings: ServeSettings, sets: dict[str, Path]) -> Engine:
     import torch
 
     from nlrl.backbones.engine import Engine
-    from nlrl.backbones.loading import load_trainable
+    from nlrl.backbones.loading import load_network
     from nlrl.orchestration.models import resolve_device
 
     own = Path(settings.model).name
@@ -129,7 +129,7 @@ def open_engine(settings: ServeSettings, sets: dict[str, Path]) -> Engine:
         raise NLRLError(f"--weights {name}={sets[name]}: the model itself is called {name}; take another name")
     device = resolve_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
-    model, tokenizer = load_trainable(settings.model, device=device, dtype=torch.float32)
+    model, tokenizer = load_network(settings.model, device=device, dtype=torch.float32)
     engine = Engine(
         model,
         tokenizer,
@@ -142,7 +142,7 @@ def open_engine(settings: ServeSettings, sets: dict[str, Path]) -> Engine:
     )
     try:
         for other, folder in sets.items():
-            engine.load_weights(load_trainable(folder)[0].state_dict(), version=folder.name, name=other)
+            engine.load_weights(load_network(folder)[0].state_dict(), version=folder.name, name=other)
     except BaseException:
         engine.close()
         raise

@@ -50,10 +50,10 @@ class ServerStats:
 class ModelServer:
     """Hosts one language model; made inside its actor. Calls may run at once."""
 
-    def __init__(self, config: ModelConfig, threads: int = 0):
+    def __init__(self, config: ModelConfig, threads: int = 0, gpu_share: float = 0):
         from nlrl.orchestration.models import open_model
 
-        self._model: LanguageModel = open_model(config, threads)
+        self._model: LanguageModel = open_model(config, threads, gpu_share)
         self._sets = weight_sets_of(self._model)
         self._lock = threading.Lock()
         self._memory: dict[str, Memory] = {}
@@ -109,6 +109,11 @@ class ModelServer:
     def metrics(self) -> dict[str, float]:
         """What the engine counts; nothing, where the model is none."""
         return self._model.metrics() if hasattr(self._model, "metrics") else {}  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        """Ends the model's threads and processes, where it has some."""
+        if hasattr(self._model, "close"):
+            self._model.close()  # pyright: ignore[reportAttributeAccessIssue]
 
     # -- machinery -----------------------------------------------------------------------------------------------------
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:

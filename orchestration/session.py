@@ -4,6 +4,9 @@ current."""
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,19 @@ from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import derive_seed
+from nlrl.orchestration.budget import Meter, Metered
 from nlrl.orchestration.cluster import Cluster, Handle
 from nlrl.orchestration.config import ModelConfig, RunConfig
+from nlrl.orchestration.exact import is_small
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker, describe, read_weights, sources
+from nlrl.orchestration.gpus import gpus_of
 from nlrl.orchestration.models import scripted_module
-from nlrl.orchestration.players import SELF
+from nlrl.orchestration.players import NONE, SELF
+from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
+from nlrl.orchestration.tuning import TuningActor, scratch_folder
 from nlrl.orchestration.weight_sets import BASE, PARTS
 from nlrl.orchestration.worker import RolloutWorker
 
@@ -42,6 +50,7 @@ class Session:
     teacher: LanguageModel
     workers: list[Handle]
     trainer: Handle | None
+    meter: Meter
     frozen: dict[Source, FrozenModel] = field(default_factory=dict)
     """Frozen agents among the opponents."""
     versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
@@ -49,15 +58,34 @@ class Session:
     _opponents: dict[str, Opponent] = field(default_factory=dict)
 
     @property
-    def actor(self) -> ServedModel:
+    def actor(self) -> LanguageModel:
         return self._part(ACTOR)
 
     @property
-    def critic(self) -> ServedModel:
+    def critic(self) -> LanguageModel:
         return self._part(CRITIC)
 
-    def _part(self, part: str) -> ServedModel:
-        return self.student if self.versions[part] == BASE else self.student.with_weights(part)
+    def _part(self, part: str) -> LanguageModel:
+        served = self.student if self.versions[part] == BASE else self.student.with_weights(part)
+        return Metered(served, self.meter)
+
+    @contextmanager
+    def spending(self, iteration: int, name: str) -> Iterator[None]:
+        """Within it, what is spent is entered into the ledger of a stage; a committed one has no more costs."""
+        stage = self.folder.stage(iteration, name)
+        if not stage.is_committed():
+            self.meter.open(stage.dir / SHARDS_FOLDER)
+        try:
+            yield
+        finally:
+            self.meter.close()
+
+    def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
+        calls = ((method, job) for job in jobs)
+        for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
+            self.meter.note(spent)
+            yield index, result
 
     def seed(self, *keys: int | str) -> int:
         """A seed for a purpose, derived from the run's own."""
@@ -70,8 +98,28 @@ class Session:
             self._opponents[name] = make_opponent(name, self.game, agents)
         return self._opponents[name]
 
+    @property
+    def is_small(self) -> bool:
+        """Whether every state of the game can be asked about, so that results and values are exact."""
+        return is_small(self.game.spec, self.config.evaluation.exact_states)
+
+    @property
+    def opponents(self) -> tuple[str, ...]:
+        """Against whom the policy plays; `none` where it is alone."""
+        return (NONE,) if self.game.num_players == 1 else self.config.rollout.opponents
+
+    @property
+    def measured_opponents(self) -> tuple[str, ...]:
+        """The same in the evaluation."""
+        return (NONE,) if self.game.num_players == 1 else self.config.evaluation.opponents
+
     def exact_opposition(self) -> list[Opponent | None] | None:
-        """The rollout's opponents, None among them for the actor itself; None if one is known by its samples only."""
+        """The rollout's opponents, None among them for the actor itself; empty for a game for one player. None if one
+        is known by its samples only, or the game is too large for exact values of policies."""
+        if not self.is_small:
+            return None
+        if self.game.num_players == 1:
+            return []
         found = [None if name == SELF else self.opponent(name) for name in self.config.rollout.opponents]
         return found if all(opponent is None or opponent.exact for opponent in found) else None
 
@@ -103,6 +151,8 @@ class Session:
 
     def close(self) -> None:
         self.cluster.close()
+        if self.config.model.tuning is not None:
+            shutil.rmtree(scratch_folder(self.config.model.tuning, self.folder.path), ignore_errors=True)
         self.folder.close()
 
 
@@ -139,14 +189,17 @@ def _start(
     config: RunConfig, folder: RunFolder, cluster: Cluster, game: Game[Any], student_roles: Roles, teacher_roles: Roles
 ) -> Session:
     cores, on_gpu = cores_of(config), _uses_gpu(config)
-    agents = sources(name for name in (*config.rollout.opponents, *config.evaluation.opponents) if name != SELF)
+    named = (*config.rollout.opponents, *config.evaluation.opponents) if game.num_players > 1 else ()
+    agents = sources(name for name in named if name != SELF)
     share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
     count = servers_of(config, on_gpu)
-    router = start_servers(cluster, config.model, count, max(1, cores // count), int(1e4 * share / count) / 1e4)
+    gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
+    router = start_servers(cluster, config.model, count, max(1, cores // count), gpus)
     student = ServedModel(router)
-    teacher: LanguageModel = student
+    teacher, meter = student, Meter()
     if config.teacher is not None:
-        teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, name="teacher"))
+        gpus = gpus_of(config.teacher, 0)
+        teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, num_gpus=gpus, name="teacher"))
     trainer = None
     if config.model.kind == "scripted":
         trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
@@ -154,11 +207,26 @@ def _start(
         model = config.model
         options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
         trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
+    elif config.model.tuning is not None:
+        scratch = str(scratch_folder(config.model.tuning, folder.path))
+        given = (config.model.name, config.model.tuning, scratch, cluster.kind, cores)
+        trainer = cluster.spawn(TuningActor, *given, num_cpus=0, threads=cores, name="trainer")
     frozen = {
         source: _freeze(cluster, config.model, source, cores, share, f"agent-{i}") for i, source in enumerate(agents)
     }
     session = Session(
-        config, folder, cluster, game, student_roles, teacher_roles, student, teacher, [], trainer, frozen
+        config,
+        folder,
+        cluster,
+        game,
+        student_roles,
+        teacher_roles,
+        student,
+        Metered(teacher, meter),
+        [],
+        trainer,
+        meter,
+        frozen,
     )
     session.workers = [
         cluster.spawn(
@@ -184,7 +252,7 @@ def _freeze(
     """A server for a frozen agent, on the device of this run and not that of the agent's own."""
     described = describe(source)
     model = described.config.model_copy(update={"device": student.device})
-    router = start_servers(cluster, model, threads=threads, num_gpus=share, name=name)
+    router = start_servers(cluster, model, threads=threads, num_gpus=gpus_of(model, share), name=name)
     if described.weights is None:
         return described.frozen(ServedModel(router))
     router.put_weights(ACTOR, f"{ACTOR}@{source.iteration}", cluster.put(read_weights(described)))

@@ -15,6 +15,7 @@ import orjson
 from nlrl.errors import NLRLError
 from nlrl.orchestration import records
 from nlrl.orchestration.atomic import atomic_path, canonical_json, sync_file, write_atomic
+from nlrl.orchestration.budget import read_ledger
 from nlrl.orchestration.records import (
     MANIFEST_FILE,
     PARQUET_FILE,
@@ -72,7 +73,7 @@ class Stage:
         """Makes the stage complete; returns its manifest.
 
         Args:
-            metrics: a few numbers or short texts about the stage.
+            metrics: a few numbers or short texts about the stage; what it spent is added as `budget`.
             files: other files (or folders of files) in `dir` that belong to the stage, such as weights.
 
         Raises:
@@ -82,6 +83,8 @@ class Stage:
         canonical_json(metrics)  # fails before the work if a metric is not JSON
         extra = self._extra_files(files)
         self._close_writers()
+        budget = read_ledger(self.dir / SHARDS_FOLDER)
+        metrics = {**(metrics or {}), **({} if budget is None else {"budget": budget._asdict()})}
         with ExitStack() as held:
             self._hold_shards(held)
             self.dir.mkdir(parents=True, exist_ok=True)

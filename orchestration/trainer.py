@@ -1,40 +1,32 @@
-"""The training actor: two networks grown from one base, each continued by supervised fine-tuning on texts.
+"""The training actor: two networks grown from one base, each continued by fine-tuning.
 
 Every `fit` starts a fresh optimizer, so a network is its weights and nothing else: what a killed run has to read back
-is one file.
+is one file, and another for its value head, if it has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from nlrl.backbones.language_model import Message, Request
 from nlrl.errors import NLRLError
+from nlrl.orchestration.fits import (
+    AnswerExample,
+    FitSettings,
+    PairExample,
+    PolicyFit,
+    PreferenceFit,
+    ReturnExample,
+    TextExample,
+    ValueFit,
+)
 
 Network = Literal["critic", "actor"]
 WEIGHTS_FILE = "weights.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class TextExample:
-    """A prompt, the answer to learn, and how much it counts."""
-
-    messages: tuple[Message, ...]
-    completion: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
-    """One round of fine-tuning."""
-
-    learning_rate: float
-    batch_size: int
-    epochs: int
-    seed: int
+HEAD_FILE = "value_head.safetensors"
 
 
 class TrainerActor:
@@ -54,16 +46,25 @@ class TrainerActor:
         self._device = resolve_device(device)
         model, self._tokenizer = load_trainable(base, device=self._device, dtype=torch.float32)
         self._networks = {"critic": model, "actor": copy.deepcopy(model)}
+        self._heads: dict[str, Any] = {}
+        self._untrained: Any = None
         self._prompts = PromptEncoder(self._tokenizer)
 
-    def fit(self, network: Network, examples: Sequence[TextExample], settings: FitSettings) -> dict[str, Any]:
-        """Trains one network and returns its metrics (loss, tokens, steps, examples, seconds)."""
-        from nlrl.backbones.training import Trainer
+    def fit(self, network: Network, examples: Sequence[Any], settings: FitSettings) -> dict[str, Any]:
+        """Trains one network and returns its metrics (loss, tokens, steps, examples, seconds, and more by kind).
 
-        trainer = Trainer(self._networks[network], learning_rate=settings.learning_rate, device=self._device)
-        tokens = self._tokenised(examples)
-        metrics = trainer.fit(tokens, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
-        return asdict(metrics)
+        Args:
+            examples: of the kind that the type of the settings asks for; see `fits`.
+        """
+        kinds = {PolicyFit: self._fit_policy, PreferenceFit: self._fit_preferences, ValueFit: self._fit_values}
+        return asdict(kinds.get(type(settings), self._fit_texts)(network, examples, settings))
+
+    def values(self, network: Network, prompts: Sequence[tuple[Message, ...]]) -> tuple[list[float], int]:
+        """What a network's value head says of each prompt, and how many tokens were read."""
+        from nlrl.backbones.value_head import predict
+
+        rows = self._encoded(prompts)
+        return predict(self._with_head(network), rows), sum(map(len, rows))
 
     def weights(self, network: Network) -> dict[str, Any]:
         """A network's weights, on the CPU."""
@@ -71,12 +72,17 @@ class TrainerActor:
 
     def save(self, network: Network, path: str) -> None:
         """Writes a network's weights to one file, atomically."""
-        from safetensors.torch import save
+        _write(path, self.weights(network))
 
-        from nlrl.orchestration.atomic import write_atomic
+    def save_head(self, network: Network, path: str) -> None:
+        """The same for its value head."""
+        _write(path, {key: tensor.cpu() for key, tensor in self._with_head(network).head.state_dict().items()})
 
-        tensors = {key: tensor.contiguous() for key, tensor in self.weights(network).items()}
-        write_atomic(Path(path), save(tensors))
+    def load_head(self, network: Network, path: str) -> None:
+        """Reads what `save_head` wrote."""
+        from safetensors.torch import load_file
+
+        self._with_head(network).head.load_state_dict(load_file(path))
 
     def load(self, network: Network, path: str) -> None:
         """Reads weights that `save` wrote.
@@ -112,14 +118,99 @@ class TrainerActor:
         except (OSError, SafetensorError) as error:
             raise NLRLError(f"{folder}: cannot be written: {error}. Make room and rerun the same command") from None
 
-    def _tokenised(self, examples: Sequence[TextExample]) -> list[Any]:
+    # -- one method a kind of training ---------------------------------------------------------------------------------
+    def _fit_texts(self, network: Network, examples: Sequence[TextExample], settings: FitSettings) -> Any:
         from nlrl.backbones.packing import TokenExample
-        from nlrl.backbones.prompts import encode_texts
+        from nlrl.backbones.training import Trainer
 
-        prompts = self._prompts.encode([Request(messages=example.messages) for example in examples])
-        eos = str(self._tokenizer.eos_token)
-        answers = encode_texts(self._tokenizer, [example.completion + eos for example in examples])
-        return [
-            TokenExample(tuple(prompt), tuple(answer), example.weight)
+        trainer = Trainer(self._networks[network], learning_rate=settings.learning_rate, device=self._device)
+        prompts = self._encoded([example.messages for example in examples])
+        answers = self._ended([example.completion for example in examples])
+        tokens = [
+            TokenExample(prompt, answer, example.weight)
             for prompt, answer, example in zip(prompts, answers, examples, strict=True)
         ]
+        return trainer.fit(tokens, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
+
+    def _fit_policy(self, network: Network, examples: Sequence[AnswerExample], settings: PolicyFit) -> Any:
+        from nlrl.backbones.policy_gradient import PolicyExample, PolicySettings, fit_policy
+
+        prompts = self._encoded([example.messages for example in examples])
+        references = self._references(prompts, examples) if settings.loss.get("kl") else [()] * len(examples)
+        found = [
+            PolicyExample(prompt, e.tokens, e.logprobs, e.advantage, e.weight, reference, e.return_, e.value)
+            for prompt, e, reference in zip(prompts, examples, references, strict=True)
+        ]
+        model = self._with_head(network) if settings.head else self._networks[network]
+        return fit_policy(model, found, PolicySettings(**settings.loss), **self._options(settings))
+
+    def _fit_preferences(self, network: Network, examples: Sequence[PairExample], settings: PreferenceFit) -> Any:
+        from nlrl.backbones.preference import PreferenceExample, fit_preferences
+
+        prompts = self._encoded([example.messages for example in examples])
+        chosen, rejected = (
+            self._ended(texts) for texts in zip(*((e.chosen, e.rejected) for e in examples), strict=True)
+        )
+        found = [
+            PreferenceExample(prompt, better, worse, example.weight)
+            for prompt, better, worse, example in zip(prompts, chosen, rejected, examples, strict=True)
+        ]
+        loss = {"beta": settings.beta, "likelihood": settings.likelihood}
+        return fit_preferences(self._networks[network], found, **loss, **self._options(settings))
+
+    def _fit_values(self, network: Network, examples: Sequence[ReturnExample], settings: ValueFit) -> Any:
+        from nlrl.backbones.value_head import ValueExample, fit_values
+
+        prompts = self._encoded([example.messages for example in examples])
+        found = [ValueExample(prompt, e.target, e.weight) for prompt, e in zip(prompts, examples, strict=True)]
+        return fit_values(self._with_head(network), found, **self._options(settings))
+
+    def _options(self, settings: FitSettings) -> dict[str, Any]:
+        options = {field: getattr(settings, field) for field in ("learning_rate", "batch_size", "epochs", "seed")}
+        return options | {"weight_decay": 0.0}
+
+    # -- pieces --------------------------------------------------------------------------------------------------------
+    def _encoded(self, prompts: Sequence[tuple[Message, ...]]) -> list[tuple[int, ...]]:
+        return [tuple(row) for row in self._prompts.encode([Request(messages=messages) for messages in prompts])]
+
+    def _ended(self, answers: Sequence[str]) -> list[tuple[int, ...]]:
+        from nlrl.backbones.prompts import encode_texts
+
+        eos = str(self._tokenizer.eos_token)
+        return [tuple(row) for row in encode_texts(self._tokenizer, [answer + eos for answer in answers])]
+
+    def _with_head(self, network: Network) -> Any:
+        """A network and its value head, which is made when it is first asked for, always the same."""
+        import torch
+
+        from nlrl.backbones.value_head import ValueHead, WithValueHead
+
+        model = self._networks[network]
+        if network not in self._heads:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self._heads[network] = ValueHead(model.config.hidden_size).to(self._device)
+        return WithValueHead(model, self._heads[network])
+
+    def _references(
+        self, prompts: Sequence[tuple[int, ...]], examples: Sequence[AnswerExample]
+    ) -> list[tuple[float, ...]]:
+        """Log-probabilities of the answers under the base."""
+        import torch
+
+        from nlrl.backbones.loading import load_trainable
+        from nlrl.backbones.scoring import score
+
+        if self._untrained is None:
+            self._untrained, _ = load_trainable(self._base, device=self._device, dtype=torch.float32)
+        with torch.no_grad():
+            scores = score(self._untrained, prompts, [example.tokens for example in examples])
+        return [tuple(token.logprob for token in row) for row in scores]
+
+
+def _write(path: str, tensors: dict[str, Any]) -> None:
+    from safetensors.torch import save
+
+    from nlrl.orchestration.atomic import write_atomic
+
+    write_atomic(Path(path), save({key: tensor.contiguous() for key, tensor in tensors.items()}))

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nlrl.agents.roles import Choice, Roles
-from nlrl.backbones.language_model import LanguageModel, Sampling
+from nlrl.backbones.language_model import Completion, LanguageModel, Sampling
 from nlrl.envs import make_from_spec
+from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import Rng, derive_seed
+from nlrl.orchestration.budget import Entry
 from nlrl.orchestration.config import RolloutConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
-from nlrl.orchestration.players import SELF, Play, PolicyPool, play
+from nlrl.orchestration.lines import kept
+from nlrl.orchestration.players import NONE, SELF, Play, PolicyPool, move_or_forfeit, play
 from nlrl.orchestration.records import record_key
+
+MOST_DEPTHS = 1000
+"""Longer look-aheads are played to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +36,15 @@ class GameTask:
 
 @dataclass(frozen=True, slots=True)
 class ContinuationTask:
-    """Games to play on from (state, action), by true reset."""
+    """Games to play on from (state, action), by true reset; without an action, from the state."""
 
     state: Any
     ply: int
-    action: int
+    action: int | None
     count: int
     seed: int
+    opponents: tuple[str, ...] = ()
+    """Among which one is drawn for each game; empty: the job's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +54,13 @@ class Continuation:
 
     actions: tuple[int, ...]
     result: str | None
-    """win, draw, loss or forfeit; None where the game was cut off after a look-ahead."""
+    """One of `RESULTS`; None where a look-ahead stopped before the end."""
     state: Any = None
-    """Cut off: where it stands."""
+    """Stopped: where it stands."""
     next_action: int | None = None
-    """Cut off: what the policy plays there."""
+    """Stopped: what the policy plays there, if that was asked for."""
+    outcomes: tuple[int, ...] | None = None
+    """What chance chose, in games where it has a say."""
 
 
 class PlayJob(NamedTuple):
@@ -59,6 +69,8 @@ class PlayJob(NamedTuple):
     version: str
     temperature: float
     tasks: Sequence[GameTask]
+    tokens: bool = False
+    """Records keep each answer's tokens, with the log-probabilities they were sampled with."""
 
 
 class ContinueJob(NamedTuple):
@@ -69,6 +81,19 @@ class ContinueJob(NamedTuple):
     opponents: Sequence[str]
     tasks: Sequence[ContinuationTask]
     steps: int | None = None
+    decay: float = 0.0
+    """lambda: a look-ahead is n times `steps` long with probability (1 - lambda) lambda^(n-1)."""
+    next_actions: bool = True
+    """Ask for the move that the policy would make where a look-ahead stops."""
+
+
+class LookAheadJob(NamedTuple):
+    """Look-aheads for one worker in which one fixed player makes every move."""
+
+    policy: str
+    """As opponents are named."""
+    tasks: Sequence[ContinuationTask]
+    steps: int
 
 
 class TableJob(NamedTuple):
@@ -108,6 +133,17 @@ class RolloutWorker:
         self._agents = agent_maker(dict(frozen or {}).__getitem__, config, run_seed)
         self._opponents: dict[str, Opponent] = {}
         self._pools: dict[tuple[str, float], PolicyPool] = {}
+        self._steps: list[Entry] = []
+
+    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry]]:
+        """The result of one of the methods below, by name, with what it cost."""
+        method, job = call
+        self._steps.clear()
+        for pool in self._pools.values():
+            pool.spent.clear()
+        result = getattr(self, method)(job)
+        spent = [entry for pool in self._pools.values() for entry in pool.spent.values()]
+        return result, self._steps + spent
 
     def set_policy(self, version: str) -> None:
         """Forgets the answers of earlier policies; `version` names the new one."""
@@ -126,7 +162,11 @@ class RolloutWorker:
             plays.append(Play(self.game.initial_state(rng), task.seat, task.opponent, rng))
         starts = [p.state for p in plays]
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
-        return [self._record(task, start, p) for task, start, p in zip(job.tasks, starts, plays, strict=True)]
+        self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
+        return [
+            play_record(self.game, task.key, start, p, job.tokens)
+            for task, start, p in zip(job.tasks, starts, plays, strict=True)
+        ]
 
     def continue_games(self, job: ContinueJob) -> list[list[Continuation]]:
         """Plays `count` games on from each (state, action), each against an opponent drawn from the job's.
@@ -134,13 +174,28 @@ class RolloutWorker:
         With `steps`, games stop after so many moves, on the policy's turn, with the move it would play there.
         """
         self.set_policy(job.version)
-        groups = [[self._start(task, i, job.opponents) for i in range(task.count)] for task in job.tasks]
+        groups = [[self._start(task, i, job) for i in range(task.count)] for task in job.tasks]
         flat, pool = [p for group in groups for p in group], self._pool(job.version, job.temperature)
-        play(self.game, flat, pool, self._opposition(set(job.opponents)), keep_replies=False, longest=job.steps)
-        cut = [p for p in flat if p.forfeited_by is None and not self.game.is_terminal(p.state)]
-        replies = pool.draw([p.state for p in cut], [p.ply for p in cut], [p.rng for p in cut])
-        following = {id(p): reply.output for p, reply in zip(cut, replies, strict=True)}
-        return [[self._continuation(p, following.get(id(p))) for p in group] for group in groups]
+        play(self.game, flat, pool, self._opposition({p.opponent for p in flat}), keep_replies=False)
+        for task, group in zip(job.tasks, groups, strict=True):
+            self._steps.append(Entry(task.seed, sum(len(p.actions) for p in group)))
+        following: dict[int, Choice | None] = {}
+        if job.next_actions and (stopped := [p for p in flat if not p.is_over(self.game)]):
+            replies = pool.draw([p.state for p in stopped], [p.ply for p in stopped], [p.rng for p in stopped])
+            following = {id(p): reply.output for p, reply in zip(stopped, replies, strict=True)}
+        return [[self._continuation(p, job.next_actions, following.get(id(p))) for p in group] for group in groups]
+
+    def look_ahead(self, job: LookAheadJob) -> list[list[Continuation]]:
+        """Plays `count` games on from each state, at most `steps` moves, every move by the job's player."""
+        groups = [[self._start(task, i, None) for i in range(task.count)] for task in job.tasks]
+        flat, player = [p for group in groups for p in group], self.opponent(job.policy)
+        while waiting := [p for p in flat if len(p.actions) < job.steps and not p.is_over(self.game)]:
+            moves = player.choose([p.state for p in waiting], [p.rng for p in waiting])
+            for p, move in zip(waiting, moves, strict=True):
+                move_or_forfeit(self.game, p, move)
+        for task, group in zip(job.tasks, groups, strict=True):
+            self._steps.append(Entry(task.seed, sum(len(p.actions) for p in group)))
+        return [[self._continuation(p, False, None) for p in group] for group in groups]
 
     def policy_table(self, job: TableJob) -> list[Counter[int | None]]:
         """The policy's sampled moves in each state, counted; None counts forfeits."""
@@ -154,21 +209,26 @@ class RolloutWorker:
         return self._opponents[name]
 
     # -- machinery -----------------------------------------------------------------------------------------------------
-    def _start(self, task: ContinuationTask, index: int, opponents: Sequence[str]) -> Play:
+    def _start(self, task: ContinuationTask, index: int, job: ContinueJob | None) -> Play:
         rng = Rng(derive_seed(task.seed, index))
         seat = self.game.current_player(task.state)
-        p = Play(task.state, seat, rng.choice(opponents), rng, ply=task.ply)
-        p.actions.append(task.action)
-        p.ply += 1
-        p.state = self.game.apply(task.state, task.action, rng).state
+        opponent = rng.choice(task.opponents or job.opponents) if job else ""
+        p = Play(task.state, seat, opponent, rng, ply=task.ply)
+        if job and job.steps is not None:
+            p.longest = job.steps * depth(job.decay, task.seed, index)
+        if task.action is not None:
+            move_or_forfeit(self.game, p, task.action)
         return p
 
-    def _continuation(self, p: Play, following: Choice | None) -> Continuation:
-        if p.forfeited_by is not None or self.game.is_terminal(p.state):
-            return Continuation(tuple(p.actions), p.result(self.game))
+    def _continuation(self, p: Play, wants_action: bool, following: Choice | None) -> Continuation:
+        outcomes = kept(p.outcomes)
+        if p.is_over(self.game):
+            return Continuation(tuple(p.actions), p.result(self.game), outcomes=outcomes)
+        if not wants_action:
+            return Continuation(tuple(p.actions), None, p.state, outcomes=outcomes)
         if following is None:
-            return Continuation(tuple(p.actions), "forfeit")
-        return Continuation(tuple(p.actions), None, p.state, following.action)
+            return Continuation(tuple(p.actions), "forfeit", outcomes=outcomes)
+        return Continuation(tuple(p.actions), None, p.state, following.action, outcomes)
 
     def _pool(self, version: str, temperature: float) -> PolicyPool:
         key = (version, temperature)
@@ -186,34 +246,64 @@ class RolloutWorker:
         return self._pools[key]
 
     def _opposition(self, names: set[str]) -> dict[str, Opponent]:
-        return {name: self.opponent(name) for name in names - {SELF}}
+        return {name: self.opponent(name) for name in names - {SELF, NONE}}
 
-    def _record(self, task: GameTask, start: Any, p: Play) -> dict[str, Any]:
-        turns = [
-            {
-                "ply": ply,
-                "reply": reply.completion.text,
-                "tokens": len(reply.completion.tokens),
-                "failures": [failure.reason for failure in reply.failures],
-            }
-            for ply, reply in sorted(p.replies.items())
-        ]
-        return {
-            "schema": 1,
-            "kind": "game",
-            "key": task.key,
-            "game": self.game.spec,
-            "start": self.game.to_text(start),
-            "seat": task.seat,
-            "opponent": task.opponent,
-            "actions": p.actions,
-            "result": p.result(self.game),
-            "turns": turns,
+
+def play_record(game: Game[Any], key: str, start: Any, p: Play, tokens: bool = False) -> dict[str, Any]:
+    """The record of a game that is over. tokens: keep those of the policy's answers."""
+    turns = [
+        {
+            "ply": ply,
+            "reply": reply.completion.text,
+            "tokens": len(reply.completion.tokens),
+            "failures": [failure.reason for failure in reply.failures],
         }
+        | (sampled(reply.completion) if tokens else {})
+        for ply, reply in sorted(p.replies.items())
+    ]
+    alone = {"return": p.total(game)} if game.num_players == 1 else {}
+    outcomes = kept(p.outcomes)
+    return {
+        "schema": 1,
+        "kind": "game",
+        "key": key,
+        "game": game.spec,
+        "start": game.to_text(start),
+        "seat": p.seat,
+        "opponent": p.opponent,
+        "actions": p.actions,
+        "result": p.result(game),
+        "turns": turns,
+        **alone,
+        **({} if outcomes is None else {"outcomes": outcomes}),
+    }
+
+
+def sampled(completion: Completion) -> dict[str, Any]:
+    """What a record keeps of an answer, so that it can be trained on as it was sampled."""
+    return {"sampled": list(completion.tokens), "logprobs": [round(value, 6) for value in completion.logprobs]}
+
+
+def depth(decay: float, seed: int, index: int) -> int:
+    """The n of a look-ahead, n = 1, 2, ... with probability (1 - decay) decay^(n-1): the mean over such samples is the
+    lambda-return, which mixes n-step returns with these weights (Sutton 1988)."""
+    if decay <= 0:
+        return 1
+    rng, n = Rng("depth", seed, index), 1
+    while n < MOST_DEPTHS and rng.random() < decay:
+        n += 1
+    return n
 
 
 def game_tasks(
-    run: str, seed: int, iteration: int, purpose: str, games: int, opponents: Sequence[str], paired: bool = False
+    run: str,
+    seed: int,
+    iteration: int,
+    purpose: str,
+    games: int,
+    opponents: Sequence[str],
+    paired: bool = False,
+    seats: int = 2,
 ) -> list[GameTask]:
     """The games of a stage. Seats alternate; opponents are drawn (or, paired, both seats of a pair meet the same
     one on one seed).
@@ -222,9 +312,9 @@ def game_tasks(
     """
     tasks = []
     for index in range(games):
-        unit = index // 2 if paired else index
+        unit = index // seats if paired else index
         rng = Rng("game", run, seed, iteration, purpose, unit)
-        opponent, game_seed, seat = rng.choice(opponents), rng.bits(), index % 2
+        opponent, game_seed, seat = rng.choice(opponents), rng.bits(), index % seats
         key = record_key("game", run, seed, iteration, purpose, index, seat, opponent)
         tasks.append(GameTask(key, seat, opponent, game_seed))
     return tasks

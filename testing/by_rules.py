@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlrl.agents.corpus.example import with_ending
 from nlrl.agents.corpus.playouts import Playout
-from nlrl.agents.corpus.writers import Writer, with_ending
-from nlrl.agents.language import Outlook
+from nlrl.agents.corpus.writers import Writer
+from nlrl.agents.language import Outlook, line_of
 from nlrl.agents.roles import CandidatesInput, Evaluation, body
 from nlrl.backbones.language_model import Completion, Message, Request
 from nlrl.envs import make
 from nlrl.envs.random import derive_seed
+from nlrl.orchestration.fits import PolicyFit, PreferenceFit, ValueFit
 
 AGENT_FILE = "texts.json"
 _VERDICT = re.compile(r"[+-]\d\.\d\d")
@@ -78,7 +80,11 @@ class RuleModel:
             return "I do not know this prompt."
         rng = random.Random(derive_seed("by rules", prompt, seed))
         self._writer.rng = rng
-        return answer(prompt, self._writer.game.parse_text(board[0]), rng)
+        try:
+            state = self._writer.game.parse_text(board[0])
+        except ValueError:  # no game passes through it
+            return "I do not know this board."
+        return answer(prompt, state, rng)
 
     def _policy(self, prompt: str, state: Any, rng: random.Random) -> str:
         move = rng.choice(self._writer.game.legal_actions(state)) + 1
@@ -100,7 +106,7 @@ class RuleModel:
 
     def _g1_games(self, prompt: str, state: Any, rng: random.Random) -> str:
         me = self._writer.language.player(state)
-        games = [Playout((), text, _result(text, me), _line(text)) for _, text in _ITEM.findall(prompt)]
+        games = [Playout(text, _result(text, me), _line(text)) for _, text in _ITEM.findall(prompt)]
         return with_ending(self._writer.merge_games(state, _action(prompt), games))
 
     def _g1_outlooks(self, prompt: str, state: Any, rng: random.Random) -> str:
@@ -115,7 +121,8 @@ class RuleModel:
         seen = re.search(r"put (.) at|for (.) is|(.) stands at", steps[3])
         speaker = me if seen is None else next(group for group in seen.groups() if group)
         verdict = _result(steps[2], me) if not verdicts else float(verdicts[-1]) * (1 if speaker == me else -1)
-        return with_ending(self._writer.fuse(state, actions, Outlook(verdict + 0.0)))
+        line = line_of(self._writer.game, state, actions)
+        return with_ending(self._writer.fuse(line, Outlook(verdict + 0.0)))
 
     def _improvement(self, prompt: str, state: Any, rng: random.Random) -> str:
         found = [(int(move) - 1, text) for move, text in _ITEM.findall(prompt)]
@@ -150,17 +157,38 @@ def _hope(text: str) -> str | None:
 @dataclass
 class LookupTrainer:
     """Learns by heart: for every prompt the text whose verdict is nearest to the mean of all it was shown, or the
-    last text."""
+    last text; of sampled answers the one that turned out best, of two the preferred one. Returns it averages."""
 
     def __post_init__(self) -> None:
         self._texts: dict[str, dict[str, str]] = {"critic": {}, "actor": {}}
+        self._returns: dict[str, dict[str, float]] = {"critic": {}, "actor": {}}
 
     def fit(self, network: str, examples: Sequence[Any], settings: Any) -> dict[str, Any]:
-        by_prompt: dict[str, list[str]] = {}
+        by_prompt: dict[str, list[Any]] = {}
         for example in examples:
-            by_prompt.setdefault(_prompt(example.messages), []).append(example.completion)
-        self._texts[network] |= {prompt: _typical(texts) for prompt, texts in by_prompt.items()}
+            by_prompt.setdefault(_prompt(example.messages), []).append(example)
+        if isinstance(settings, ValueFit):
+            self._returns[network] |= {prompt: _mean_target(found) for prompt, found in by_prompt.items()}
+        elif isinstance(settings, PolicyFit):
+            best = {prompt: max(found, key=lambda e: e.advantage) for prompt, found in by_prompt.items()}
+            self._texts[network] |= {p: bytes(e.tokens).decode() for p, e in best.items() if e.advantage > 0}
+            self._returns[network] |= {prompt: found[-1].return_ for prompt, found in by_prompt.items()}
+        elif isinstance(settings, PreferenceFit):
+            self._texts[network] |= {prompt: found[-1].chosen for prompt, found in by_prompt.items()}
+        else:
+            texts = {prompt: [example.completion for example in found] for prompt, found in by_prompt.items()}
+            self._texts[network] |= {prompt: _typical(found) for prompt, found in texts.items()}
         return {"loss": 0.0, "examples": len(examples), "steps": len(by_prompt)}
+
+    def values(self, network: str, prompts: Sequence[Sequence[Message]]) -> tuple[list[float], int]:
+        found = [_prompt(messages) for messages in prompts]
+        return [self._returns[network].get(prompt, 0.0) for prompt in found], sum(map(len, found))
+
+    def save_head(self, network: str, path: str) -> None:
+        Path(path).write_text(json.dumps(self._returns[network], sort_keys=True))
+
+    def load_head(self, network: str, path: str) -> None:
+        self._returns[network] = json.loads(Path(path).read_text())
 
     def weights(self, network: str) -> dict[str, str]:
         return dict(self._texts[network])
@@ -178,6 +206,11 @@ class LookupTrainer:
 
 def _prompt(messages: Sequence[Message]) -> str:
     return messages[-1].content
+
+
+def _mean_target(examples: Sequence[Any]) -> float:
+    weight = sum(example.weight for example in examples)
+    return sum(example.weight * example.target for example in examples) / weight
 
 
 def _typical(texts: Sequence[str]) -> str:

@@ -30,6 +30,12 @@ def test_importing_nlrl_takes_under_0_3_seconds():
     assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
+HEAVY = {
+    "altair", "duckdb", "huggingface_hub", "gymnasium", "numba", "openai", "pandas", "pettingzoo", "pyarrow", "pyspiel",
+    "ray", "scipy", "streamlit", "sympy", "tensorboard", "torch", "transformers", "triton", "vllm",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -37,16 +43,70 @@ def test_importing_nlrl_takes_under_0_3_seconds():
         "nlrl.agents",
         "nlrl.agents.roles",
         "nlrl.agents.parser",
+        "nlrl.backbones",
         "nlrl.backbones.language_model",
         "nlrl.envs",
         "nlrl.envs.tictactoe",
+        "nlrl.orchestration.cli",
+        "nlrl.orchestration.serve",
         "nlrl.testing.plugin",
     ],
 )
 def test_light_modules_import_nothing_heavy(module):
-    heavy = {"torch", "ray", "transformers", "vllm", "triton", "streamlit", "openai"}
     imported = run(f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})").split()
-    assert not heavy & set(imported)
+    assert not HEAVY & set(imported)
+
+
+ANSWERED = """
+import sys, torch
+before = set(sys.modules)
+from nlrl.backbones.language_model import Constraint, Message, Request, Sampling
+from nlrl.backbones.registry import bundled_bases
+{imports}
+chat = (Message("system", "Be short."), Message("user", "Which move?"))
+moves = Sampling(max_tokens=2, constraint=Constraint("choice", ("best_move: 1", "best_move: 5")))
+for name in bundled_bases().values():
+    with {engine} as engine:
+        one, two = engine.generate([Request(messages=chat, sampling=moves), Request(tokens=(1, 5, 6), sampling=moves)])
+        assert len(one.tokens) == len(two.tokens) == 2
+        {more}
+print(*sorted(set(sys.modules) - before))
+"""
+"""Every bundled model answers; prints what was imported beyond torch."""
+
+
+def imported_to_answer(imports: str, engine: str, more: str = "pass") -> set[str]:
+    return set(run(ANSWERED.format(imports=imports, engine=engine, more=more)).split())
+
+
+def heavy(imported: set[str]) -> set[str]:
+    """What nobody needs who answers: packages, and parts of torch that `import torch` leaves out."""
+    packages = {name.partition(".")[0] for name in imported} & HEAVY - {"torch"}
+    return packages | {"torch._dynamo", "torch._inductor", "torch.distributed.tensor"} & imported
+
+
+def test_a_bundled_model_answers_without_what_it_does_not_need():
+    """`transformers` takes twice as long to import as torch, torch's compiler as long."""
+    imported = imported_to_answer(
+        "from nlrl.backbones import load_network\nfrom nlrl.backbones.engine import Engine",
+        "Engine(*load_network(name), max_rows=4, memory_bytes=1 << 26)",
+    )
+    assert "nlrl.backbones.engine.engine" in imported
+    assert not heavy(imported)
+    rooms = {".".join(name.split(".")[:2]) for name in imported if name.startswith("nlrl.")}
+    assert rooms == {"nlrl.backbones", "nlrl.errors", "nlrl.kernels"}
+
+
+def test_serving_a_bundled_model_imports_a_web_server_and_nothing_else():
+    pytest.importorskip("fastapi")
+    imported = imported_to_answer(
+        "from nlrl.backbones.engine.server.app import create_app\n"
+        "from nlrl.orchestration.serve import ServeSettings, open_engine",
+        "open_engine(ServeSettings(model=name, device='cpu', max_rows=4, memory_gb=0.1), {})",
+        "create_app(engine)",
+    )
+    assert "fastapi" in imported
+    assert not heavy(imported)
 
 
 # -- the wheel ---------------------------------------------------------------------------------------------------------

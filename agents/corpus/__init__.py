@@ -6,8 +6,9 @@ play. Every move chosen is uniformly random, every verdict follows from evidence
 for V and Q, which have no evidence yet), and no solver is consulted. `docs/bundled_models.md` measures both.
 """
 
+from nlrl.agents.corpus.example import Example
 from nlrl.agents.corpus.states import StateSampler
 from nlrl.agents.corpus.stream import MIXTURE, CorpusSettings, examples
-from nlrl.agents.corpus.writers import Example, Writer
+from nlrl.agents.corpus.writers import Writer
 
 __all__ = ["MIXTURE", "CorpusSettings", "Example", "StateSampler", "Writer", "examples"]

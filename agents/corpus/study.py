@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from nlrl.agents.corpus.stream import CorpusSettings, examples
-from nlrl.agents.corpus.writers import Example
+from nlrl.agents.corpus.example import Example
+from nlrl.agents.corpus.stream import MIXTURE, CorpusSettings, examples
 from nlrl.agents.language import band
 from nlrl.agents.metrics.claims import check_claims
 from nlrl.agents.parser import ParseFailure
@@ -21,6 +21,8 @@ from nlrl.envs import make_from_spec
 ROLE_OF = {"g1_games": "g1", "g1_outlooks": "g1"}
 MOVERS = ("policy", "improvement")
 READERS = ("descriptor", "reader")
+LONGEST_ANSWER = 160
+"""Tokens."""
 
 
 @dataclass
@@ -44,14 +46,13 @@ def study(
 ) -> dict[str, RoleScore]:
     """Greedy answers (T=1 for the policy, V and Q) to `prompts` held-out prompts of each role, scored by the
     writers' answers."""
-    held_out = CorpusSettings(settings.game, settings.facts, held_out=True, roles=tuple(roles))
-    collected = _collect(held_out, prompts, seed)
-    return {role: _score(model, settings.game, role, found) for role, found in sorted(collected.items())}
+    collected = _collect(replace(settings, held_out=True, roles=tuple(roles)), prompts, seed)
+    return {role: _score(model, role, found) for role, found in sorted(collected.items())}
 
 
 def _collect(settings: CorpusSettings, prompts: int, seed: int) -> dict[str, list[Example]]:
     found: dict[str, list[Example]] = defaultdict(list)
-    wanted = len(settings.roles or ("policy", "q", "v", "g1_games", "g1_outlooks", "g2", "improvement", *READERS))
+    wanted = len(settings.roles or MIXTURE)
     for example in islice(examples(settings, seed), prompts * 200):
         if len(found[example.role]) < prompts:
             found[example.role].append(example)
@@ -60,22 +61,24 @@ def _collect(settings: CorpusSettings, prompts: int, seed: int) -> dict[str, lis
     return found
 
 
-def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example]) -> RoleScore:
+def _score(model: LanguageModel, role: str, found: Sequence[Example]) -> RoleScore:
     temperature = 1.0 if role in ("policy", "q", "v") else 0.0
-    sampling = Sampling(temperature=temperature, max_tokens=96)
+    sampling = Sampling(temperature=temperature, max_tokens=LONGEST_ANSWER)
     completions = model.generate(
         [Request(messages=example.messages, sampling=sampling, seed=i) for i, example in enumerate(found)]
     )
-    game = make_from_spec(spec)
+    answered = list(zip(found, completions, strict=True))
     if role in READERS:
-        right = [facts_of(c.text) == facts_of(e.completion) for c, e in zip(completions, found, strict=True)]
+        right = [_said(example, c.text) == _said(example, example.completion) for example, c in answered]
         return RoleScore(len(found), 1.0, sum(right) / len(right), None, 1.0, 0)
-    outputs = [_parse(game, role, example, completion) for example, completion in zip(found, completions, strict=True)]
+    outputs = [_parse(role, example, completion) for example, completion in answered]
     claims = [
         claim.true
-        for example, completion in zip(found, completions, strict=True)
+        for example, completion in answered
         if role != "g2"  # its text retells moves: most of what it says is about positions on the way
-        for claim in check_claims(completion.text, game, example.inp.state, getattr(example.inp, "action", None))
+        for claim in check_claims(
+            completion.text, _game(example.game), example.inp.state, getattr(example.inp, "action", None)
+        )
     ]
     parsed = [output for output in outputs if not isinstance(output, ParseFailure)]
     exact_role = role not in (*MOVERS, "q", "v")  # V and Q of the base are noise: there is nothing to be right about
@@ -89,19 +92,20 @@ def _score(model: LanguageModel, spec: str, role: str, found: Sequence[Example])
     )
 
 
-def facts_of(text: str) -> list[str]:
-    """What a reading or retelling says, whatever its phrasing: players with the cells that belong to them, free
-    cells, lines."""
-    pieces = re.findall(
-        r"[OX] (?:on|stands on) (?:\d ?|none)+|(?:, )X on [\d ]+|\d-\d-\d|(?:\d ?)+(?= is free)|(?<=free )[\d ]+", text
-    )
-    named = re.findall(r"([OX]) (?:is to move|plays|takes|answers) ?(\d?)", text)
-    return sorted(re.sub(r"[^OX\d-]", "", piece) for piece in pieces) + sorted("".join(pair) for pair in named)
+_game = lru_cache(maxsize=256)(make_from_spec)
 
 
-def _parse(game: Any, role: str, example: Example, completion: Completion) -> Any:
-    roles = Roles(game, "plain")
-    return getattr(roles, ROLE_OF.get(role, role)).parse(example.inp, completion)
+@lru_cache(maxsize=256)
+def _roles(spec: str) -> Roles:
+    return Roles(_game(spec), "plain")
+
+
+def _said(example: Example, text: str) -> list[str]:
+    return _roles(example.game).policy.language.content(text)
+
+
+def _parse(role: str, example: Example, completion: Completion) -> Any:
+    return getattr(_roles(example.game), ROLE_OF.get(role, role)).parse(example.inp, completion)
 
 
 def _exact(role: str, found: Sequence[Example], outputs: Sequence[Any]) -> float | None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
-from nlrl.agents.language import number
+from nlrl.agents.language import GameLanguage, number
 
-ATOMS = (
+FIRST_ATOMS = (
     r"(?:game|move|outlook) \d:",  # a label in a list
     r" ?[+-]\d\.\d\d",  # a verdict
-    r" ?\d-\d-\d",  # a line
-    r" ?[OX]\d\b",  # a move with its player
-    r" [OX1-9](?: \||\n---\+---\+---\n)",  # a cell of the board with the bars that follow it
-    r" ?[OX]\b",  # a player
-    r" ?\d",  # a cell, or a count
 )
-_LINES = ("1-2-3", "4-5-6", "7-8-9", "1-4-7", "2-5-8", "3-6-9", "1-5-9", "3-5-7")
+LAST_ATOMS = (r" ?\d",)  # a cell, or a count
 
 
-def atom_texts() -> list[str]:
+def atoms(languages: Sequence[GameLanguage]) -> tuple[str, ...]:
+    """The regular expressions of what is kept whole in texts about these games; the first that matches counts."""
+    own = dict.fromkeys(atom for language in languages for atom in language.atoms)
+    return (*FIRST_ATOMS, *own, *LAST_ATOMS)
+
+
+def atom_texts(languages: Sequence[GameLanguage]) -> list[str]:
     """Every atom, as it appears in the corpus."""
     verdicts = (f" {number(v / 100)}" for v in range(-100, 101))
-    lines = (f" {line}" for line in _LINES)
-    moves = (f" {player}{cell}" for player in "OX" for cell in range(1, 10))
-    cells = (f" {symbol}{bars}" for symbol in "OX123456789" for bars in (" |", "\n---+---+---\n", ""))
+    own = dict.fromkeys(text for language in languages for text in language.atom_texts())
     labels = (f"{kind} {n}:" for kind in ("game", "move", "outlook") for n in range(1, 10))
-    return list(chain(verdicts, lines, moves, cells, labels, (f" {n}" for n in range(10))))
+    return list(chain(verdicts, own, labels, (f" {n}" for n in range(10))))

@@ -4,8 +4,10 @@
    the check that decides it; what no pattern matches is not a claim and is neither counted nor judged.
 2. A text is about a state, or about an action in a state. In the second case its facts are about the position after the
    action, except where they speak of the action itself ("playing 5 blocks X").
+   Where chance has a say in what the action leads to, facts are about the state before it.
 3. The writer ("I") is the player to move in the given state.
-4. For every game, the move that the text ends with is a claim to be legal.
+4. For every game, the moves that a text suggests (`suggestions.toml`) and the move that it ends with are claims to be
+   legal, of kind `LEGAL_MOVE`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlrl.agents.endings import MOVE_KEY, find_answers, fold
+from nlrl.agents.metrics.suggestions import is_legal, suggestion_patterns
 from nlrl.agents.parser import ParseFailure, parse_move
 from nlrl.envs.game import Game
+
+LEGAL_MOVE = "legal_move"
+"""The kind of a claim that a move is legal: where it is false, the text suggests an illegal move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Context:
     before: Any
     """The state that was given."""
     position: Any
-    """The state that facts are about: `before`, or the state after `action`."""
+    """The state that facts are about: `before`, or the state after `action` where there is only one."""
     writer: int
     action: int | None = None
 
@@ -71,13 +77,12 @@ def check_claims(text: str, game: Game, state: Any, action: int | None = None) -
         action: of a text that evaluates this action in `state` (Q).
 
     Raises:
-        ValueError: `action` is illegal in `state`, or has chance outcomes.
+        ValueError: `action` is illegal in `state`.
     """
-    position = state if action is None else game.apply(state, action).state
-    context = Context(game, state, position, game.current_player(state), action)
+    context = Context(game, state, _position(game, state, action), game.current_player(state), action)
     found: list[tuple[int, Claim]] = []
     taken: list[tuple[int, int]] = []
-    for row in _TABLES.get(game.name, tuple)():
+    for row in (*_TABLES.get(game.name, tuple)(), *_suggestions(context)):
         for match in row.pattern.finditer(text):
             start, end = match.span()
             if not any(start < other_end and other_start < end for other_start, other_end in taken):
@@ -87,10 +92,26 @@ def check_claims(text: str, game: Game, state: Any, action: int | None = None) -
     return [claim for _, claim in found] + _ending_claim(text, context)
 
 
+def _position(game: Game, state: Any, action: int | None) -> Any:
+    outcomes = () if action is None else game.transitions(state, action)
+    return outcomes[0].state if len(outcomes) == 1 else state
+
+
+def _suggestions(context: Context) -> list[ClaimPattern]:
+    patterns = suggestion_patterns(context.game, context.before)
+    return [ClaimPattern(LEGAL_MOVE, pattern, _playable) for pattern in patterns]
+
+
+def _playable(match: re.Match[str], context: Context) -> Iterable[tuple[str, bool]]:
+    """Playable before the action, which includes the action itself, or after it, as a reply."""
+    states = (context.before, context.position)
+    yield match.group(), any(is_legal(context.game, state, match["move"]) for state in states)
+
+
 def _ending_claim(text: str, context: Context) -> list[Claim]:
     answers = find_answers(fold(text), MOVE_KEY)
     if not answers:
         return []
     move = parse_move(text, context.game, context.before)
     true = not isinstance(move, ParseFailure)
-    return [Claim(f"{MOVE_KEY}: {answers[-1].scope.strip()[:20]}", "legal_move", true)]
+    return [Claim(f"{MOVE_KEY}: {answers[-1].scope.strip()[:20]}", LEGAL_MOVE, true)]

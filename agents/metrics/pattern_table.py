@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-def load_patterns(path: Path, group: str) -> list[tuple[dict[str, Any], re.Pattern[str]]]:
+def load_patterns(
+    path: Path, group: str, given: Mapping[str, str] | None = None
+) -> list[tuple[dict[str, Any], re.Pattern[str]]]:
     """Every pattern of a group's tables, in order, with the table it stands in.
+
+    Args:
+        given: words that the caller knows, such as the names of a game's players; the file's own may use them.
 
     Raises:
         re.error: a pattern is no regular expression.
     """
     file = tomllib.loads(path.read_text(encoding="utf-8"))
-    words: dict[str, str] = {}
+    words: dict[str, str] = dict(given or {})
     for name, word in file["words"].items():
         words[name] = _filled(word, words)
     return [

@@ -5,11 +5,12 @@ every figure: a method that answers only what it finds easy must not look better
 
 | figure | a failure counts as |
 |---|---|
-| `sign_accuracy`, `order_accuracy` | wrong |
-| `mae`, `brier` | the constant baseline (the mean of the exact values): a text that cannot be read is worth none |
-| `bias`, `positivity_bias`, `covered_mae` | nothing; they are about the verdicts there are |
+| `sign_accuracy`, `side_accuracy`, `order_accuracy` | wrong |
+| `mae`, `brier`, `rank_correlation` | the constant baseline, the mean of the exact values: it is worth none |
+| `ece`, `bias`, `positivity_bias`, `covered_mae` | nothing; they are about the verdicts there are |
 
-Signs are three-way: win, about even, loss, with |value| <= `EVEN` as even. The Brier score reads v as the probability
+Signs are three-way: win, about even, loss, with |value| <= `EVEN` as even; sides are two-way, even values left out. The
+Brier score reads v as the probability
 (v + 1) / 2 of winning a point and is the mean squared difference from the exact (V + 1) / 2 (Brier 1950).
 """
 
@@ -17,11 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nlrl.agents.metrics.calibration import (
+    Bin,
+    ece,
+    order_counts,
+    rank_correlation,
+    reliability_bins,
+    sign_accuracy,
+)
 from nlrl.envs.game import Game
 
 EVEN = 0.1
@@ -40,16 +49,65 @@ class VerdictScores:
     coverage: float
     """Share of examples with a readable verdict."""
     sign_accuracy: float
+    side_accuracy: float
+    """Of examples whose exact value is not even, the share whose verdict is on the right side of 0."""
     mae: float
     brier: float
     covered_mae: float
+    ece: float
+    """Expected calibration error of the probabilities (v + 1) / 2, in ten bins."""
     order_accuracy: float
     """Share of pairs of one group in the right order; equal verdicts count half."""
     pairs: int
+    rank_correlation: float
+    """Spearman's, over all examples."""
     bias: float
     """Mean of verdict - exact value."""
     positivity_bias: float
     """Share of verdicts above `EVEN`, less the share of exact values above it: above 0, the texts flatter the mover."""
+
+
+class VerdictTable:
+    """Verdicts beside exact values, one row an example; see `score_verdicts`."""
+
+    def __init__(
+        self, verdicts: Sequence[float | None], exact: Sequence[float], groups: Sequence[Hashable] | None = None
+    ):
+        self.truth = _checked(exact, "exact")
+        self.said = _checked([np.nan if verdict is None else verdict for verdict in verdicts], "verdicts")
+        if len(self.said) != len(self.truth) or (groups is not None and len(groups) != len(self.truth)):
+            raise ValueError(
+                f"{len(self.said)} verdicts, {len(self.truth)} exact values, "
+                f"{len(self.truth if groups is None else groups)} groups: not the same"
+            )
+        self.covered = ~np.isnan(self.said)
+        self.filled = np.where(self.covered, self.said, _mean(self.truth))
+        self._right, self._pairs = order_counts(self.said, self.truth, groups or (), ORDER_GAP - 1e-9)
+
+    def scores(self, rows: NDArray[np.int64] | None = None) -> VerdictScores:
+        """The figures of all examples, or of some: `rows` are indices and may repeat."""
+        rows = np.arange(len(self.truth)) if rows is None else rows
+        said, truth, filled, covered = (a[rows] for a in (self.said, self.truth, self.filled, self.covered))
+        pairs = self._pairs[rows].sum()
+        return VerdictScores(
+            count=len(truth),
+            coverage=_mean(covered),
+            sign_accuracy=_mean(covered & (_sign(filled) == _sign(truth))),
+            side_accuracy=sign_accuracy(np.where(covered, said, -truth), truth, EVEN),
+            mae=_mean(np.abs(filled - truth)),
+            brier=_mean(((filled - truth) / 2) ** 2),
+            covered_mae=_mean(np.abs(said - truth)[covered]),
+            ece=ece((said[covered] + 1) / 2, (truth[covered] + 1) / 2),
+            order_accuracy=float(self._right[rows].sum() / pairs) if pairs else float("nan"),
+            pairs=int(pairs),
+            rank_correlation=rank_correlation(filled, truth),
+            bias=_mean((said - truth)[covered]),
+            positivity_bias=_mean(said[covered] > EVEN) - _mean(truth[covered] > EVEN),
+        )
+
+    def reliability(self) -> list[Bin]:
+        """The bars of the reliability diagram, of the verdicts there are, as probabilities (v + 1) / 2."""
+        return reliability_bins((self.said[self.covered] + 1) / 2, (self.truth[self.covered] + 1) / 2)
 
 
 def score_verdicts(
@@ -65,27 +123,7 @@ def score_verdicts(
     Raises:
         ValueError: lengths differ, or a number is not in [-1, 1].
     """
-    truth = _checked(exact, "exact")
-    said = _checked([np.nan if verdict is None else verdict for verdict in verdicts], "verdicts")
-    if len(said) != len(truth) or (groups is not None and len(groups) != len(truth)):
-        raise ValueError(
-            f"{len(said)} verdicts, {len(truth)} exact values, {len(groups or truth)} groups: not the same"
-        )
-    covered = ~np.isnan(said)
-    filled = np.where(covered, said, _mean(truth))
-    correct, pairs = _ordered_pairs(said, truth, groups)
-    return VerdictScores(
-        count=len(truth),
-        coverage=_mean(covered),
-        sign_accuracy=_mean(covered & (_sign(filled) == _sign(truth))),
-        mae=_mean(np.abs(filled - truth)),
-        brier=_mean(((filled - truth) / 2) ** 2),
-        covered_mae=_mean(np.abs(said - truth)[covered]),
-        order_accuracy=correct / pairs if pairs else float("nan"),
-        pairs=pairs,
-        bias=_mean((said - truth)[covered]),
-        positivity_bias=_mean(said[covered] > EVEN) - _mean(truth[covered] > EVEN),
-    )
+    return VerdictTable(verdicts, exact, groups).scores()
 
 
 def compare_verdicts(
@@ -166,20 +204,3 @@ def _mean(values: np.ndarray) -> float:
 
 def _sign(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values) <= EVEN, 0.0, np.sign(values))
-
-
-def _ordered_pairs(said: np.ndarray, truth: np.ndarray, groups: Sequence[Hashable] | None) -> tuple[float, int]:
-    """(pairs in the right order, pairs). A pair with a failure is wrong."""
-    members: dict[Hashable, list[int]] = {}
-    for index, group in enumerate(groups or ()):
-        members.setdefault(group, []).append(index)
-    correct, pairs = 0.0, 0
-    for indices in members.values():
-        for i, j in combinations(indices, 2):
-            gap = truth[i] - truth[j]
-            if abs(gap) < ORDER_GAP - 1e-9:
-                continue
-            pairs += 1
-            agreement = (said[i] - said[j]) * np.sign(gap)
-            correct += 1.0 if agreement > 0 else 0.5 if agreement == 0 else 0.0
-    return correct, pairs

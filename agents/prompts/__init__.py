@@ -16,7 +16,8 @@ from nlrl.backbones.language_model import Message
 from nlrl.errors import NLRLError
 
 FIELDS = frozenset(
-    {"board", "player", "opponent", "legal", "action", "samples", "transition", "successor", "candidates", "state"}
+    {"board", "diagram", "player", "opponent", "legal", "setting", "longest", "scale"}
+    | {"action", "samples", "transition", "successor", "candidates", "state"}
 )
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 
 
 class FBILinear(nn.Module):
@@ -36,6 +35,8 @@ class FBILinear(nn.Module):
     @torch.no_grad()
     def fit_scales(self) -> None:
         """Sets beta to each column's mean and alpha to its mean distance from that."""
+        from transformers import initialization as init  # leaves alone what a checkpoint has given
+
         mean = self.weight.mean(0)
         init.copy_(self.beta, mean)
         init.copy_(self.alpha, (self.weight - mean).abs().mean(0))

@@ -10,16 +10,22 @@ import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from nlrl.backbones import checkpoint
 from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, pack_signs, unpack_signs
-from nlrl.backbones.bimamba.modeling import BiMambaForCausalLM
+from nlrl.backbones.bimamba.network import BiMambaNetwork
 from nlrl.errors import NLRLError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from nlrl.backbones.bimamba.modeling import BiMambaForCausalLM
+
+Model = TypeVar("Model", bound=BiMambaNetwork)
 
 
 class PackedSize(NamedTuple):
@@ -34,7 +40,7 @@ class PackedSize(NamedTuple):
     """Latent weights that were exactly zero; they became +1 or -1 by their sign bit."""
 
 
-def pack(model: BiMambaForCausalLM) -> BiMambaForCausalLM:
+def pack(model: Model) -> Model:
     """A copy for inference with equal logits, its signs as bits.
 
     Raises:
@@ -45,7 +51,7 @@ def pack(model: BiMambaForCausalLM) -> BiMambaForCausalLM:
     return _rebuilt(model, True, FBILinear, lambda linear: {"bits": pack_signs(linear.weight)})
 
 
-def unpack(model: BiMambaForCausalLM) -> BiMambaForCausalLM:
+def unpack(model: Model) -> Model:
     """A copy with equal logits whose signs can be trained: latent weights are as far from zero as their column's alpha.
 
     Raises:
@@ -84,9 +90,7 @@ def save_packed(
 
 
 @torch.no_grad()
-def _rebuilt(
-    model: BiMambaForCausalLM, packed: bool, kind: type[nn.Module], replace: Callable[..., dict[str, Tensor]]
-) -> BiMambaForCausalLM:
+def _rebuilt(model: Model, packed: bool, kind: type[nn.Module], replace: Callable[..., dict[str, Tensor]]) -> Model:
     """The model with what `replace` gives in place of the signs of every module of the kind."""
     config = copy.deepcopy(model.config)
     config.packed = packed
@@ -95,7 +99,7 @@ def _rebuilt(
         if isinstance(module, kind):
             tensors.pop(f"{prefix}.{'weight' if packed else 'bits'}")
             tensors.update({f"{prefix}.{name}": tensor for name, tensor in replace(module).items()})
-    return checkpoint.build(BiMambaForCausalLM, config, tensors, Path("the model"), model.dtype)
+    return checkpoint.build(type(model), config, tensors, Path("the model"), model.dtype)
 
 
 def _latent(linear: PackedFBILinear) -> Tensor:

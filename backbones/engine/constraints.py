@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import reprlib
@@ -21,7 +22,6 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 import torch
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
-from llguidance.hf import from_tokenizer
 from torch import Tensor
 
 from nlrl.backbones.language_model import Constraint
@@ -86,7 +86,7 @@ class Grammars:
         if not self._ends:
             raise NLRLError("constraints need an end token: the model and its tokenizer name none")
         try:
-            trie = from_tokenizer(self._tokenizer, self._vocabulary, sorted(self._ends))
+            trie = LLTokenizer(_serialised(self._tokenizer), n_vocab=self._vocabulary, eos_token=sorted(self._ends))
         except (ValueError, AttributeError) as error:
             raise NLRLError(f"constraints cannot be used with this tokenizer: {error}") from error
         plain = [token for token in sorted(self._ends) if not trie.is_special_token(token)]
@@ -208,6 +208,14 @@ def masked_logits(logits: Tensor, bitmask: Tensor) -> Tensor:
         bitmask: int32 `(batch, ceil(vocabulary / 32))`, on the same device.
     """
     return logits.masked_fill(~allowed(bitmask, logits.shape[1]), -torch.inf)
+
+
+def _serialised(tokenizer) -> str:
+    """The JSON of a `tokenizers.Tokenizer`; of the one inside, where it is inside another."""
+    backend = copy.copy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    return backend.to_str()
 
 
 @cache

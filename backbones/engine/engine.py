@@ -42,7 +42,7 @@ IDLE_SECONDS = 2.0
 LONGEST = 8_192
 """Tokens of a sequence, for models that set no limit."""
 ROWS = {"cpu": 128, "cuda": 1024}
-BURST = {"cpu": 1, "cuda": 8}
+BURST = 8
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4_096}
 """Tokens of one prompt read at once, so that a long prompt keeps nobody waiting."""
 
@@ -62,7 +62,7 @@ class QueueFull(NLRLError):
 
 
 class Engine:
-    """Serves a `Backbone` in this process. Thread-safe; `close` ends its thread."""
+    """Serves a `Network` in this process. Thread-safe; `close` ends its thread."""
 
     def __init__(
         self,
@@ -83,8 +83,9 @@ class Engine:
     ):
         """
         Args:
-            model: a `Backbone` on the device it is to run on. Used as it is, not copied, unless `dtype` differs.
-            tokenizer: a `PreTrainedTokenizerFast`.
+            model: a `Network` (any `Backbone` is one) on the device it is to run on. Used as it is, not copied, unless
+                `dtype` differs.
+            tokenizer: a `PreTrainedTokenizerFast` or a `PlainTokenizer`.
             name: who is speaking, in records.
             max_rows: sequences written at once.
             memory_bytes: for keys, values and states of one weight set; by default 512 MiB on a CPU, half of what is
@@ -95,7 +96,8 @@ class Engine:
             weight_version: version of the weights that `model` holds now.
             cuda_graphs, compiled_cpu: False decodes with plain PyTorch.
             chunk_tokens: prompt tokens of one request read at once.
-            burst: tokens drawn between two looks of the host.
+            burst: tokens drawn between two looks of the host; four times as many while nobody waits or watches, unless
+                it is 1.
         """
         if dtype is not None and dtype != model.dtype:
             model = copy.deepcopy(model).to(dtype)
@@ -103,7 +105,7 @@ class Engine:
         kind = self.device.type if self.device.type in ROWS else "cuda"
         self._settings = {
             "rows": max_rows or ROWS[kind], "memory": memory_bytes, "cuda_graphs": cuda_graphs,
-            "compiled_cpu": compiled_cpu, "chunk": chunk_tokens or CHUNK_TOKENS[kind], "burst": burst or BURST[kind],
+            "compiled_cpu": compiled_cpu, "chunk": chunk_tokens or CHUNK_TOKENS[kind], "burst": burst or BURST,
         }  # fmt: skip
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)
         self.max_queue = max_queue

@@ -19,10 +19,10 @@ from torch import Tensor
 from nlrl.backbones.answers import cut_at_stop
 from nlrl.backbones.engine.constraints import fill_batch
 from nlrl.backbones.engine.prefix import PrefixCache
-from nlrl.backbones.engine.runner import Features, Runner
+from nlrl.backbones.engine.runner import CALM, Features, Runner
 from nlrl.backbones.engine.scheduler import Chunk, Scheduler
 from nlrl.backbones.engine.sequence import Sequence
-from nlrl.backbones.engine.store import Store
+from nlrl.backbones.engine.store import Store, pages_for
 from nlrl.backbones.engine.stream import tell
 from nlrl.backbones.language_model import Completion
 
@@ -158,7 +158,7 @@ class Lane:
         running = self.scheduler.running
         looked_at = any(s.matcher is not None or s.sampling.top_logprobs for s in running.values())
         left = int((self._limit - self._count)[list(running)].max())
-        steps = 1 if looked_at else min(self.runner.most_steps, left)
+        steps = 1 if looked_at else min(self._most_steps(), left)
         positions = self._prompt + self._count - 1
         for sequence in self.scheduler.reserve(positions, steps):
             self._put_back(sequence)
@@ -174,6 +174,15 @@ class Lane:
         if any(s.sampling.top_logprobs for s in sequences):
             self._note_top(sequences, self.runner.logits_of(rows))
         self._deliver(rows, steps)
+
+    def _most_steps(self) -> int:
+        """More where nobody waits for a row, nobody watches, and pages suffice: a look costs the host milliseconds, in
+        which the device has nothing to do."""
+        running, steps = self.scheduler.running.values(), self.runner.most_steps * CALM
+        if steps == CALM or self.scheduler.waiting or self.scheduler.reading or any(s.watched for s in running):
+            return self.runner.most_steps
+        enough = not self.store.has_pages or self.store.pages.free >= len(running) * (pages_for(steps) + 1)
+        return steps if enough else self.runner.most_steps
 
     def _put_back(self, sequence: Sequence) -> None:
         row = sequence.last_row

@@ -4,16 +4,19 @@
 2. `burst` runs several decoding steps for all running rows before the host looks at what was drawn. A step
    (`Runner.step`) works in place on static shapes and asks the host nothing: on CUDA it is a graph, with the model's
    head and the sampler in it.
-3. On a CPU a step is one call of compiled code where there is some for the architecture (`cpu`), else PyTorch.
+3. On a CPU native code reads chunks and makes steps, a burst in one call where the sampling is plain; PyTorch does
+   where there is none for the architecture (`cpu`).
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +34,12 @@ from nlrl.backbones.padding import padded, padded_positions, passes
 from nlrl.backbones.sampler import NumberTokens, filtered
 
 log = logging.getLogger(__name__)
+CALM = 4
+"""Times as many steps in a burst, while nobody is kept waiting by it."""
+CALL_TOKENS = 512
+"""Prompt tokens that native code reads in one call."""
+BURST_SECONDS = 0.01
+"""On a CPU a burst takes about so long at most: the host's share is small then, and nobody waits longer for a row."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +78,29 @@ class Runner:
         """
         Args:
             ends: end tokens.
-            burst: steps between two looks of the host, at most.
+            burst: steps between two looks of the host; at most `CALM` times as many.
             cpu: native steps of the model, if there are any.
         """
         self.model, self.store, self.numbers, self.cpu = model, store, numbers, cpu
         self.device = model.device
         self.vocabulary = model.config.vocab_size
-        self.rows = Rows(store.rows, burst, self.vocabulary, self.device)
-        self.most_steps = burst
+        self.rows = Rows(store.rows, burst * CALM, self.vocabulary, self.device)
+        self._burst, self._step_seconds = burst, 0.0 if self.device.type == "cuda" else BURST_SECONDS
         self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=self.device)
         self._pass_tokens = 131_072 if self.device.type == "cuda" else 4_096
         self._graphs = Graphs(self) if self.device.type == "cuda" and cuda_graphs else None
         self.last_logits: Tensor | None = None
 
+    @property
+    def most_steps(self) -> int:
+        """Steps between two looks of the host."""
+        in_time = int(BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst
+        return max(1, min(self._burst, in_time))
+
     def read(self, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
         """Reads chunks into their rows; returns the logits, `(vocab,)` float32, behind the prompts that end there."""
+        if self.cpu is not None:
+            return self._read_natively(self.cpu, chunks)
         chunks = sorted(chunks, key=lambda chunk: chunk.end - chunk.start)
         logits: dict[Sequence, Tensor] = {}
         for cut in passes([chunk.end - chunk.start for chunk in chunks], self._pass_tokens):
@@ -108,21 +125,25 @@ class Runner:
         highest = max(rows) + 1
         if self._graphs is not None and not features.top and self._graphs.replay(highest, features, steps):
             return
-        if (fast := self.cpu) is not None:
-            where = torch.tensor(sorted(rows))
-            part = self.rows.at(where)
-
-            def read(ids: Tensor, positions: Tensor) -> Tensor:
-                return fast.logits(ids, positions, where, self.store.state)
-
+        start = time.perf_counter()
+        if self.cpu is not None:
+            self._burst_natively(self.cpu, torch.tensor(sorted(rows)), features, steps)
+        else:
+            live = slice(0, highest)
+            state = self.store.state.view(live, min(length, self.store.state.length))
             for _ in range(steps):
-                self._advance(part, read, features)
-            self.rows.put(where, part)
+                self.step(self.rows.at(live), state, features)
+        if self._step_seconds:
+            self._step_seconds = (time.perf_counter() - start) / steps
+
+    def _burst_natively(self, cpu: CpuModel, where: Tensor, features: Features, steps: int) -> None:
+        if features == Features():
+            cpu.burst(self.rows, where, self._ends, self.store.state, steps)
             return
-        live = slice(0, highest)
-        state = self.store.state.view(live, min(length, self.store.state.length))
+        part = self.rows.at(where)
         for _ in range(steps):
-            self.step(self.rows.at(live), state, features)
+            self._advance(part, lambda ids, positions: cpu.logits(ids, positions, where, self.store.state), features)
+        self.rows.put(where, part)
 
     def logits_of(self, rows: Many[int]) -> Tensor:
         """What the last step of an eager burst computed for these running rows, `(rows, vocab)`."""
@@ -181,6 +202,21 @@ class Runner:
         expectation = numbers.expectation(logits)
         part.expectation.copy_(torch.where(first, expectation, part.expectation))
         return torch.where(first, numbers.nearest(expectation, token), token)
+
+    def _read_natively(self, cpu: CpuModel, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
+        """Chunk after chunk, without padding; a call ends where its activations would fill the caches."""
+        lengths = np.array([chunk.end - chunk.start for chunk in chunks])
+        ids = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks]).astype(np.int64)
+        positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
+        rows = np.repeat([chunk.sequence.row for chunk in chunks], lengths)
+        done = [i for i, chunk in enumerate(chunks) if chunk.completes]
+        ends, logits = (lengths.cumsum() - 1)[done], []
+        for start in range(0, len(ids), CALL_TOKENS):
+            call = slice(start, start + CALL_TOKENS)
+            wanted = ends[(ends >= start) & (ends < call.stop)] - start
+            given = (torch.from_numpy(part) for part in (ids[call], positions[call], rows[call]))
+            logits += cpu.logits(*given, self.store.state, torch.from_numpy(wanted))
+        return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
 
     def _read_pass(self, chunks: list[Chunk]) -> dict[Sequence, Tensor]:
         parts = [chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from nlrl.backbones.hymba.configuration import HymbaConfig
+from nlrl.backbones.hymba.fields import HymbaFields
 
 if TYPE_CHECKING:
-    from nlrl.backbones.hymba.modeling import HymbaForCausalLM
+    from nlrl.backbones.hymba.network import HymbaNetwork
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Prefix:
                 part.copy_(new)
 
     @classmethod
-    def zeros(cls, config: HymbaConfig, device, dtype: torch.dtype) -> Prefix:
+    def zeros(cls, config: HymbaFields, device, dtype: torch.dtype) -> Prefix:
         """One of the right shapes."""
         if not config.num_memory_tokens:
             return cls()
@@ -68,7 +68,7 @@ class MetaTokens:
     def forget(self) -> None:
         self._version = None
 
-    def prefix(self, model: HymbaForCausalLM, device: torch.device, dtype: torch.dtype) -> Prefix:
+    def prefix(self, model: HymbaNetwork, device: torch.device, dtype: torch.dtype) -> Prefix:
         """The model's prefix, on the device and in the type of a state; the same tensors at every call."""
         if device.type == "meta":
             return Prefix.zeros(model.config, device, dtype)
@@ -79,7 +79,7 @@ class MetaTokens:
         self.refresh(model)
         return self._copies[device, dtype]
 
-    def refresh(self, model: HymbaForCausalLM) -> None:
+    def refresh(self, model: HymbaNetwork) -> None:
         """Computes it again if a weight has changed. A compiled step leaves that to the calls before it."""
         if torch.compiler.is_compiling() or not model.config.num_memory_tokens:
             return

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nlrl.backbones.decode_state import Axes, DecodeState
-from nlrl.backbones.hymba.configuration import HymbaConfig
+from nlrl.backbones.hymba.fields import HymbaFields
 from nlrl.backbones.hymba.places import Call, write
 from nlrl.backbones.hymba.prefix import Prefix
-from nlrl.backbones.kv_cache import PAGE, new_table, page_of, read_pages, write_pages
+from nlrl.backbones.kv_cache import PAGE, new_table, page_of, read_pages, untouched, write_pages
 
 
 @dataclass
@@ -48,7 +48,7 @@ class HymbaState(DecodeState):
 
     @classmethod
     def zeros(
-        cls, config: HymbaConfig, batch: int, length: int, prefix: Prefix, device, dtype: torch.dtype
+        cls, config: HymbaFields, batch: int, length: int, prefix: Prefix, device, dtype: torch.dtype
     ) -> HymbaState:
         """An empty state for `length` text tokens a row, with a prefix it shares."""
         whole = sum(layer in config.global_attn_idx for layer in config.kv_layers)
@@ -124,7 +124,8 @@ class PagedHymbaState(HymbaState):
         parts: dict[str, Any] = {field.name: getattr(rows, field.name) for field in fields(HymbaState)}
         for name in ("whole_keys", "whole_values"):
             layers, _, heads, _, width = parts[name].shape
-            parts[name] = parts[name].new_zeros(layers, pages, heads, PAGE, width)
+            like = parts[name]
+            parts[name] = untouched((layers, pages, heads, PAGE, width), like.dtype, like.device)
         table = new_table(rows.ring_keys.shape[1], length, rows.ring_keys.device)
         parts["room"] = length
         return cls(**parts, table=table)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from nlrl.backbones import checkpoint
+from nlrl.backbones.fields import BOOKKEEPING
 from nlrl.backbones.rotary import ROPE_TYPES
-from nlrl.backbones.transformer.configuration import TransformerConfig
-from nlrl.backbones.transformer.modeling import TransformerForCausalLM
+from nlrl.backbones.transformer.fields import TransformerFields
+from nlrl.backbones.transformer.network import TransformerNetwork
 from nlrl.errors import NLRLError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from nlrl.backbones.transformer.configuration import TransformerConfig
+    from nlrl.backbones.transformer.modeling import TransformerForCausalLM
+
+Model = TypeVar("Model", bound=TransformerNetwork)
 
 SHARED_FIELDS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings",
     "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id",
 )  # fmt: skip
+PLAIN = {"attention_bias": False, "hidden_act": "silu", "mlp_bias": False}
+"""What our model has no part for, and `save_hf_llama` writes."""
+INDIFFERENT = {"attention_dropout", "pretraining_tp", "use_cache"}
 OUTER = {
     "embed_tokens.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
@@ -43,12 +56,32 @@ def from_hf_llama(folder: str | os.PathLike, dtype: torch.dtype = torch.float32)
         NLRLError: a file is missing or torn, or the model has a part that ours lacks (biases, other activations or
             rotary types).
     """
+    from nlrl.backbones.transformer.modeling import TransformerForCausalLM
+
     folder = Path(folder)
-    config = _our_config(folder)
+    return _read(TransformerForCausalLM, _our_config(folder), folder, dtype)
+
+
+def network_of_llama(folder: Path, written: Mapping[str, Any], dtype: torch.dtype) -> TransformerNetwork | None:
+    """As `from_hf_llama`, without importing `transformers`; None where it must translate the config.json.
+
+    Args: written: the config.json.
+    """
+    others = {name: value for name, value in written.items() if name not in {*SHARED_FIELDS, *BOOKKEEPING}}
+    plain = {name: value for name, value in others.items() if name not in INDIFFERENT}
+    if plain != PLAIN or not written.keys() >= {*SHARED_FIELDS}:
+        return None
+    if (written["rope_parameters"] or {}).get("rope_type") not in ROPE_TYPES:
+        return None
+    fields = TransformerFields(**{name: written[name] for name in SHARED_FIELDS})
+    return _read(TransformerNetwork, fields, folder, dtype)
+
+
+def _read(made_by: type[Model], config: TransformerFields, folder: Path, dtype: torch.dtype) -> Model:
     theirs, _ = checkpoint.read_tensors(folder)
     if config.tie_word_embeddings:
         theirs.pop("lm_head.weight", None)
-    return checkpoint.build(TransformerForCausalLM, config, _stack(theirs, config, folder), folder, dtype)
+    return checkpoint.build(made_by, config, _stack(theirs, config, folder), folder, dtype)
 
 
 def save_hf_llama(
@@ -58,6 +91,8 @@ def save_hf_llama(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Writes a folder that `transformers.LlamaForCausalLM`, vLLM and others read; dtype defaults to the model's."""
+    from transformers import GenerationConfig, LlamaConfig
+
     dtype = dtype or model.dtype
     shared = {name: getattr(model.config, name) for name in SHARED_FIELDS}
     config = LlamaConfig(**shared, architectures=["LlamaForCausalLM"], dtype=dtype)
@@ -70,6 +105,10 @@ def save_hf_llama(
 
 
 def _our_config(folder: Path) -> TransformerConfig:
+    from transformers import LlamaConfig
+
+    from nlrl.backbones.transformer.configuration import TransformerConfig
+
     path = folder / "config.json"
     fields = checkpoint.read_json(path)
     if fields.get("model_type") != "llama":
@@ -88,7 +127,7 @@ def _our_config(folder: Path) -> TransformerConfig:
     return TransformerConfig(**{name: getattr(theirs, name) for name in SHARED_FIELDS})
 
 
-def _names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
+def _names(config: TransformerFields) -> dict[str, tuple[str, ...]]:
     """Every tensor of ours and the ones of theirs it is stacked from."""
     names: dict[str, tuple[str, ...]] = {
         ours: (theirs,) for ours, theirs in OUTER.items() if ours != "lm_head.weight" or not config.tie_word_embeddings
@@ -99,7 +138,7 @@ def _names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _rows(config: TransformerConfig, ours: str) -> list[int]:
+def _rows(config: TransformerFields, ours: str) -> list[int]:
     if ours.endswith("qkv.weight"):
         return [
             config.head_dim * n
@@ -108,7 +147,7 @@ def _rows(config: TransformerConfig, ours: str) -> list[int]:
     return [config.intermediate_size] * 2
 
 
-def _stack(theirs: dict[str, Tensor], config: TransformerConfig, folder: Path) -> dict[str, Tensor]:
+def _stack(theirs: dict[str, Tensor], config: TransformerFields, folder: Path) -> dict[str, Tensor]:
     stacked = {}
     for ours, parts in _names(config).items():
         missing = [part for part in parts if part not in theirs]

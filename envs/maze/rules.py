@@ -137,6 +137,9 @@ class Maze(Game[MazeState]):
         self.cell_of(state)
         return (GOAL_REWARD,)
 
+    def won(self, state: MazeState, player: int) -> bool:
+        return self.is_terminal(state)
+
     def cell_of(self, state: MazeState) -> Cell:
         """Where the walker stands.
 

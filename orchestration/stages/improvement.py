@@ -9,15 +9,18 @@ from typing import Any
 
 from nlrl.agents.asking import Reply, ask
 from nlrl.agents.metrics.leaks import find_leaks, strip_leaks
-from nlrl.agents.roles import ActionInput, CandidatesInput, Choice, Evaluation
+from nlrl.agents.roles import CandidatesInput, Choice, Evaluation
 from nlrl.envs.random import Rng
+from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import ACTOR, CRITIC, Session
 from nlrl.orchestration.stages import rollout
-from nlrl.orchestration.stages.rollout import Visit, chunks, visits
+from nlrl.orchestration.stages.opinions import Weights, evaluate_moves, nearest_to_mean
+from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
 from nlrl.orchestration.worker import TableJob
 
+__all__ = ["evaluate_moves", "nearest_to_mean", "run_improvement"]
 NAME = "improvement"
 STATES_AT_ONCE = 1024
 
@@ -27,7 +30,8 @@ def run_improvement(session: Session, iteration: int) -> None:
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return
-    visited = visits(session.game, session.folder.stage(iteration, rollout.NAME).records())
+    every = visits(session.game, session.folder.stage(iteration, rollout.NAME).records())
+    visited = sample_of(session, iteration, every, session.config.improvement.states)
     keys = {state: _key(session, iteration, state) for state in visited}
     owed = set(stage.owed(keys.values()))
     waiting = [state for state in visited if keys[state] in owed]
@@ -48,7 +52,8 @@ def _improve(
     session: Session, iteration: int, states: Sequence[Any], visited: dict[Any, Visit], keys: dict[Any, str]
 ) -> list[dict[str, Any]]:
     candidates = dict(zip(states, _candidates(session, states, visited), strict=True))
-    said = evaluate_moves(session, [(state, action) for state, actions in candidates.items() for action in actions])
+    pairs = [(state, action) for state, actions in candidates.items() for action in actions]
+    said = evaluate_moves(session, pairs, _opponents_met(session, iteration))
     read = {state: [(a, e) for a in actions if (e := said[state, a])] for state, actions in candidates.items()}
     offers = {state: _offer(session, iteration, state, found) for state, found in read.items()}
     inputs = [CandidatesInput(state, offer) for state, offer in offers.items() if offer]
@@ -72,12 +77,26 @@ def _improve(
     ]
 
 
+def _opponents_met(session: Session, iteration: int) -> Weights | None:
+    """Whom the games met in each state, where the critic is told."""
+    if not session.config.targets.opponent_aware:
+        return None
+    met: dict[Any, Counter[str]] = {}
+    for record in session.folder.stage(iteration, rollout.NAME).records():
+        for state in line_of_record(session.game, record).states:
+            met.setdefault(state, Counter())[record["opponent"]] += 1
+    return met
+
+
 def _offer(
     session: Session, iteration: int, state: Any, found: list[tuple[int, Evaluation]]
 ) -> tuple[tuple[int, Evaluation], ...]:
-    """The candidates as I sees them: in an order that tells nothing, under a control with each other's evaluations."""
+    """The candidates as I sees them: in an order that tells nothing, under a control with each other's evaluations. Of
+    too many the best-evaluated stay."""
     rng = Rng(session.seed("candidates", iteration, session.game.to_text(state)))
     shuffled = rng.shuffled(found)
+    best = {action for action, _ in sorted(shuffled, key=lambda c: -c[1].verdict)[: session.config.improvement.offered]}
+    shuffled = [candidate for candidate in shuffled if candidate[0] in best]
     if session.config.control == "shuffled_evaluations":
         texts = rng.shuffled([evaluation for _, evaluation in shuffled])
         shuffled = [(action, text) for (action, _), text in zip(shuffled, texts, strict=True)]
@@ -104,31 +123,8 @@ def _candidates(session: Session, states: Sequence[Any], visited: dict[Any, Visi
         return [session.game.legal_actions(state) for state in states]
     plies = [visited[state].ply for state in states]
     job = TableJob(session.versions[ACTOR], session.config.rollout.temperature, states, plies, config.mask_samples)
-    tables: list[Counter[int | None]] = session.workers[0].call("policy_table", job).result()
+    ((_, tables),) = session.on_workers("policy_table", [job])
     return [tuple(a for a, _ in table.most_common() if a is not None)[: config.mask_keep] for table in tables]
-
-
-def evaluate_moves(session: Session, pairs: Sequence[tuple[Any, int]]) -> dict[tuple[Any, int], Evaluation | None]:
-    """The critic's text for each (state, action), read as the config says; None where no answer could be read."""
-    config, inputs = session.config.improvement, [ActionInput(state, action) for state, action in pairs]
-    role = session.student_roles.q
-    if config.verdict != "mean" and (config.verdict == "greedy" or session.critic.reads_expectations):
-        sampling = session.sampling(0.0, expected_number=config.verdict == "expectation")
-        replies = ask(session.critic, role, inputs, sampling)
-        return {pair: reply.output for pair, reply in zip(pairs, replies, strict=True)}
-    sampling, n = session.sampling(1.0), config.mean_samples
-    seeds = [session.seed("mean", i) for _ in pairs for i in range(n)]
-    replies = ask(session.critic, role, [inp for inp in inputs for _ in range(n)], sampling, seeds)
-    groups = [[r.output for r in replies[i * n : (i + 1) * n] if r.output] for i in range(len(pairs))]
-    return {pair: nearest_to_mean(group) for pair, group in zip(pairs, groups, strict=True)}
-
-
-def nearest_to_mean(evaluations: Sequence[Evaluation]) -> Evaluation | None:
-    """The text whose verdict is nearest to the mean verdict: one opinion that speaks for all."""
-    if not evaluations:
-        return None
-    mean = sum(e.verdict for e in evaluations) / len(evaluations)
-    return min(evaluations, key=lambda e: abs(e.verdict - mean))
 
 
 def _summary(records: list[dict[str, Any]]) -> dict[str, Any]:

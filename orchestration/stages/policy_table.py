@@ -1,5 +1,5 @@
 """The policy as numbers: its sampled moves in every state it can meet from the evaluated moves on, so that its
-exact value is known.
+exact value is known. Of a game too large for that the table is empty.
 
 Measured while the policy still holds the server; nearly all of it was asked during the rollout and is answered from
 memory.
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nlrl.orchestration.diary import probes
-from nlrl.orchestration.exact import Turn, reachable_turns
+from nlrl.orchestration.exact import Turn, reachable_turns, successors
 from nlrl.orchestration.players import SELF
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
@@ -33,6 +33,9 @@ def run_policy_table(session: Session, iteration: int) -> None:
         return
     visited = visits(session.game, session.folder.stage(iteration, rollout.NAME).records())
     chosen = value_states(session, iteration, list(visited))
+    if not session.is_small:  # exact values of a policy need all that can follow
+        stage.commit({"states": 0, "value_states": len(chosen)})
+        return
     table: dict[Any, Moves] = {}
     with progress(f"iteration {iteration}: policy table", 0) as bar:
 
@@ -43,7 +46,7 @@ def run_policy_table(session: Session, iteration: int) -> None:
             return [list(table[turn.state]) for turn in turns]
 
         plies = {state: visited[state].ply for state in chosen} | {p.state: p.ply for p in probes(session)}
-        both_seats = SELF in session.config.rollout.opponents
+        both_seats = SELF in session.opponents
         reachable_turns(session.game, choose, _starts(session, plies), both_seats)
     with stage.writer("table") as writer:
         writer.write_many(_record(session, iteration, state, moves) for state, moves in table.items())
@@ -54,9 +57,10 @@ def _starts(session: Session, plies: dict[Any, int]) -> list[Turn]:
     """The positions after every legal move of the given states."""
     game = session.game
     return [
-        Turn(game.apply(state, action).state, game.current_player(state), ply + 1)
+        Turn(after, game.current_player(state), ply + 1)
         for state, ply in plies.items()
         for action in game.legal_actions(state)
+        for after in successors(game, state, action)
     ]
 
 
@@ -69,7 +73,8 @@ def tabulate(session: Session, turns: list[Turn]) -> list[Moves]:
         TableJob(version, temperature, [turn.state for turn in part], [turn.ply for turn in part])
         for part in chunks(turns, -(-len(turns) // len(session.workers)))
     ]
-    return [moves for part in session.cluster.map(session.workers, "policy_table", jobs) for moves in part]
+    parts = dict(session.on_workers("policy_table", jobs))
+    return [moves for index in range(len(jobs)) for moves in parts[index]]
 
 
 def value_states(session: Session, iteration: int, visited: list[Any]) -> list[Any]:

@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from nlrl.agents.language import NO_MOVE
 from nlrl.envs.game import Game
+from nlrl.envs.random import Rng
+from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.session import ACTOR, Session
 from nlrl.orchestration.stage_folder import Stage
@@ -17,7 +20,7 @@ T = TypeVar("T")
 
 
 class Visit(NamedTuple):
-    """A state in which the policy had to move: how many moves led to it, how often games came there, what was
+    """A state in which the policy had to move: how many moves led to it at least, how often games came there, what was
     played."""
 
     ply: int
@@ -25,28 +28,41 @@ class Visit(NamedTuple):
     actions: Counter[int]
 
 
-def run_rollout(session: Session, iteration: int) -> None:
-    """Plays the iteration's games and commits them."""
+def run_rollout(session: Session, iteration: int, tokens: bool = False) -> None:
+    """Plays the iteration's games and commits them.
+
+    Args:
+        tokens: records keep the answers' tokens and log-probabilities.
+    """
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return
     config = session.config
-    tasks = game_tasks(config.name, config.seed, iteration, NAME, config.rollout.games, config.rollout.opponents)
-    play_tasks(session, stage, tasks, config.rollout.temperature, f"iteration {iteration}: games")
+    tasks = rollout_tasks(session, iteration)
+    play_tasks(session, stage, tasks, config.rollout.temperature, f"iteration {iteration}: games", tokens)
     records = list(stage.records())
     stage.commit(summary(records))
 
 
-def play_tasks(session: Session, stage: Stage, tasks: list[GameTask], temperature: float, label: str) -> None:
-    """Plays the tasks whose records a stage still owes, and writes them."""
+def rollout_tasks(session: Session, iteration: int) -> list[GameTask]:
+    """The games of an iteration."""
+    config, seats = session.config, session.game.num_players
+    of_run = (config.name, config.seed, iteration, NAME)
+    return game_tasks(*of_run, config.rollout.games, session.opponents, seats=seats)
+
+
+def play_tasks(
+    session: Session, stage: Stage, tasks: list[GameTask], temperature: float, label: str, tokens: bool = False
+) -> None:
+    """Plays the tasks whose records a stage still owes, and writes them; tokens: as in `run_rollout`."""
     owed = set(stage.owed([task.key for task in tasks]))
     waiting = [task for task in tasks if task.key in owed]
     if not waiting:
         return
     version, size = session.versions[ACTOR], -(-len(waiting) // len(session.workers))
-    jobs = [PlayJob(version, temperature, chunk) for chunk in chunks(waiting, size)]
+    jobs = [PlayJob(version, temperature, chunk, tokens) for chunk in chunks(waiting, size)]
     with stage.writer("games") as writer, progress(label, len(tasks), len(tasks) - len(waiting)) as bar:
-        for _, records in session.cluster.map_unordered(session.workers, "play", jobs):
+        for _, records in session.on_workers("play", jobs):
             writer.write_many(records)
             writer.flush()
             bar.advance(len(records))
@@ -59,30 +75,42 @@ def chunks(items: list[T], size: int) -> Iterator[list[T]]:
 
 
 def summary(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of results, turns and failures."""
-    results, turns, failures = Counter[str](), 0, Counter[str]()
+    """Counts of results, turns and failures; with one player the mean return, too."""
+    results, turns, failures, paid = Counter[str](), 0, Counter[str](), None
     for record in records:
+        if "return" in record:
+            paid = (paid or 0.0) + record["return"]
         results[record["result"]] += 1
         turns += len(record["turns"])
         failures.update(reason for turn in record["turns"] for reason in turn["failures"])
+    games = sum(results.values())
     return {
-        "games": sum(results.values()),
+        "games": games,
         "results": dict(sorted(results.items())),
+        **({"return": paid / games} if paid is not None else {}),
         "turns": turns,
         "failures": dict(sorted(failures.items())),
         "failures_per_turn": sum(failures.values()) / max(turns, 1),
     }
 
 
+def sample_of(session: Session, iteration: int, visited: dict[Any, Visit], count: int) -> dict[Any, Visit]:
+    """A seeded sample of the visited states, in their order; all if `count` is 0. A larger one holds a smaller one."""
+    if count == 0 or count >= len(visited):
+        return visited
+    chosen = set(Rng(session.seed("sample of states", iteration)).shuffled(list(visited))[:count])
+    return {state: visit for state, visit in visited.items() if state in chosen}
+
+
 def visits(game: Game[Any], records: Iterable[dict[str, Any]]) -> dict[Any, Visit]:
     """The states in which the policy moved, in a fixed order."""
     found: dict[Any, Visit] = {}
     for record in records:
-        state = game.parse_text(record["start"])
-        for ply, action in enumerate(record["actions"]):
+        line = line_of_record(game, record)
+        for ply, (state, action) in enumerate(zip(line.states, line.actions, strict=False)):
             if game.current_player(state) == record["seat"]:
                 visit = found.get(state) or Visit(ply, 0, Counter())
-                visit.actions[action] += 1
-                found[state] = visit._replace(count=visit.count + 1)
-            state = game.apply(state, action).state
+                if action != NO_MOVE:
+                    visit.actions[action] += 1
+                found[state] = visit._replace(count=visit.count + 1, ply=min(visit.ply, ply))
     return dict(sorted(found.items(), key=lambda item: (item[1].ply, game.to_text(item[0]))))

@@ -2,7 +2,7 @@
 
 Monte Carlo samples are games played on from a true reset to (s, a). Temporal-difference samples are look-aheads
 whose end the current critic evaluates; G2 joins each look-ahead with that evaluation, and G1 merges the results. G1
-and G2 are separate calls.
+and G2 are separate calls. Where look-aheads differ in length, their mixture is the lambda-return.
 
 The critic must not learn to cite evidence it will not have: G1 saw games and said so, the critic will see a
 position alone. Sentences that refer to such evidence are cut out of `target`, the text the critic learns; what
@@ -14,17 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from nlrl.agents.asking import Reply, ask
+from nlrl.agents.asking import Reply
 from nlrl.agents.metrics.leaks import strip_leaks
-from nlrl.agents.roles import GAME_OVER, ActionInput, Evaluation, SamplesInput, TransitionInput
+from nlrl.agents.roles import Evaluation, SampleKind, SamplesInput
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import ACTOR, Session
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
-from nlrl.orchestration.stages.rollout import Visit, chunks, visits
+from nlrl.orchestration.stages.outlooks import ahead_of, merge, outlooks, score_of, told
+from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
 from nlrl.orchestration.worker import Continuation, ContinuationTask, ContinueJob
 
 NAME = "targets"
@@ -34,17 +36,19 @@ PAIRS_AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The texts wanted for one (s, a)."""
+    """The texts wanted for one (s, a), or with V for one s."""
 
     state: Any
     ply: int
-    action: int
+    action: int | None
     visits: int
     keys: tuple[str, ...]
     """One record key a text."""
     samples: int
     """Samples that each text merges."""
     seed: int
+    against: str = ""
+    """The opponent, for a critic that is told."""
 
 
 def run_targets(session: Session, iteration: int) -> None:
@@ -52,8 +56,7 @@ def run_targets(session: Session, iteration: int) -> None:
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return
-    games = session.folder.stage(iteration, rollout.NAME).records()
-    plans = plan_targets(session, iteration, visits(session.game, games))
+    plans = all_plans(session, iteration)
     owed = set(stage.owed([key for plan in plans for key in plan.keys]))
     waiting = [plan for plan in plans if not owed.isdisjoint(plan.keys)]
     size = min(PAIRS_AT_ONCE, -(-len(waiting) // len(session.workers)) or 1)
@@ -63,110 +66,107 @@ def run_targets(session: Session, iteration: int) -> None:
             writer.write_many(_records(session, iteration, group, samples))
             writer.flush()
             bar.advance(len(group))
-    stage.commit(_summary(stage))
+    stage.commit(summary(stage))
 
 
-def plan_targets(session: Session, iteration: int, visited: dict[Any, Visit]) -> list[Plan]:
-    """How many texts each (s, a) gets: more where more games go."""
+def plan_targets(session: Session, iteration: int, visited: dict[Any, Visit], against: str = "") -> list[Plan]:
+    """How many texts each (s, a) gets, and with V each s: more where more games go."""
     config, game = session.config.targets, session.game
     plans = []
     for state, visit in visited.items():
         wanted = round(config.texts_per_visit * math.sqrt(visit.count))
         texts = max(config.texts_min, min(config.texts_max, wanted))
-        actions = game.legal_actions(state) if config.actions == "legal" else sorted(visit.actions)
+        actions: list[int | None] = [None] if config.value != "q" else []
+        if config.value != "v":
+            actions += game.legal_actions(state) if config.actions == "legal" else sorted(visit.actions)
         for action in actions:
-            ends = all(game.is_terminal(step.state) for step in game.transitions(state, action))
-            names = ("target", iteration, game.to_text(state), action)
-            keys = tuple(
-                record_key(session.config.name, session.config.seed, *names, i) for i in range(1 if ends else texts)
-            )
-            samples = 1 if ends else config.continuations
-            plans.append(Plan(state, visit.ply, action, visit.count, keys, samples, session.seed(*names)))
+            ends = action is not None and all(game.is_terminal(step.state) for step in game.transitions(state, action))
+            names = ("target", iteration, game.to_text(state), "v" if action is None else action)
+            names += (against,) if against else ()
+            count, samples = (1, 1) if ends else (texts, config.continuations)
+            keys = tuple(record_key(session.config.name, session.config.seed, *names, i) for i in range(count))
+            seed = session.seed(*names)
+            plans.append(Plan(state, visit.ply, action, visit.count, keys, samples, seed, against))
+    return plans
+
+
+def all_plans(session: Session, iteration: int) -> list[Plan]:
+    """The plans of an iteration; for a critic that is told the opponent, against each."""
+    games, game = list(session.folder.stage(iteration, rollout.NAME).records()), session.game
+    chosen = sample_of(session, iteration, visits(game, games), session.config.targets.states)
+    if not session.config.targets.opponent_aware:
+        return plan_targets(session, iteration, chosen)
+    plans = []
+    for name in dict.fromkeys(session.opponents):
+        met = visits(game, (record for record in games if record["opponent"] == name))
+        visited = {state: visit for state, visit in met.items() if state in chosen}
+        plans += plan_targets(session, iteration, visited, name)
     return plans
 
 
 def _samples(session: Session, groups: list[list[Plan]]) -> Iterator[tuple[list[Plan], list[list[Continuation]]]]:
     """Games played on from each plan's (s, a), group by group as workers finish them."""
-    config = session.config
-    steps = config.targets.lookahead if config.targets.kind == "td" else None
     jobs = [
-        ContinueJob(
-            session.versions[ACTOR],
-            config.rollout.temperature,
-            config.rollout.opponents,
-            [ContinuationTask(p.state, p.ply, p.action, p.samples * len(p.keys), p.seed) for p in group],
-            steps,
+        continue_job(
+            session,
+            [
+                ContinuationTask(p.state, p.ply, p.action, p.samples * len(p.keys), p.seed, opponents_of(p.against))
+                for p in group
+            ],
         )
         for group in groups
     ]
-    for index, samples in session.cluster.map_unordered(session.workers, "continue_games", jobs):
+    for index, samples in session.on_workers("continue_games", jobs):
         yield groups[index], samples
+
+
+def opponents_of(against: str) -> tuple[str, ...]:
+    """Whom a task names; empty for those of the run."""
+    return (against,) if against else ()
+
+
+def continue_job(session: Session, tasks: Sequence[ContinuationTask], ahead: bool = False) -> ContinueJob:
+    """Games to play on with the current policy, as far as the config's targets want.
+
+    Args:
+        ahead: look ahead even where targets are whole games.
+    """
+    config = session.config.targets
+    return ContinueJob(
+        session.versions[ACTOR],
+        session.config.rollout.temperature,
+        session.opponents,
+        tasks,
+        steps=None if config.kind == "mc" and not ahead else config.lookahead,
+        decay=config.trace if config.kind == "lambda" else 0.0,
+        next_actions=config.value == "q",
+    )
 
 
 def _records(
     session: Session, iteration: int, plans: Sequence[Plan], samples: Sequence[Sequence[Continuation]]
 ) -> list[dict[str, Any]]:
-    if session.config.targets.kind == "td":
-        texts = _fused(session, plans, samples)
-        kind = "outlooks"
-    else:
-        texts = [[_retold(session, plan, one) for one in ones] for plan, ones in zip(plans, samples, strict=True)]
-        kind = "games"
-    inputs, owners = [], []
-    for plan, lines in zip(plans, texts, strict=True):
-        for key, start in zip(plan.keys, range(0, len(lines), plan.samples), strict=True):
-            inputs.append(SamplesInput(plan.state, plan.action, tuple(lines[start : start + plan.samples]), kind))
-            owners.append((plan, key))
-    roles, seeds = session.teacher_roles, [session.seed("g1", key) for _, key in owners]
-    replies = ask(session.teacher, roles.g1, inputs, session.teacher_sampling, seeds)
-    return [
-        _record(session, iteration, plan, key, inp, reply)
-        for (plan, key), inp, reply in zip(owners, inputs, replies, strict=True)
+    found = [
+        ahead_of(session.game, plan.state, one, plan.against)
+        for plan, ones in zip(plans, samples, strict=True)
+        for one in ones
     ]
-
-
-def _retold(session: Session, plan: Plan, sample: Continuation) -> str:
-    """The descriptor: one game from (s, a) as text."""
+    kind: SampleKind = "games" if session.config.targets.kind == "mc" else "outlooks"
     language = session.teacher_roles.g1.language
-    if session.game.is_terminal(_end(session, plan, sample)):
-        return language.moves(plan.state, sample.actions)
-    return language.forfeit(plan.state, sample.actions)
-
-
-def _end(session: Session, plan: Plan, sample: Continuation) -> Any:
-    state = plan.state
-    for action in sample.actions:
-        state = session.game.apply(state, action).state
-    return state
-
-
-def _fused(session: Session, plans: Sequence[Plan], samples: Sequence[Sequence[Continuation]]) -> list[list[str]]:
-    """G2's text for every look-ahead: the critic evaluates where it led, G2 joins both."""
-    flat = [(plan, one) for plan, ones in zip(plans, samples, strict=True) for one in ones]
-    cut = [i for i, (_, one) in enumerate(flat) if one.result is None]
-    successors = _evaluate_ends(session, [flat[i][1] for i in cut])
-    texts = dict(zip(cut, successors, strict=True))
-    roles = session.teacher_roles
-    inputs = [
-        TransitionInput(plan.state, _retold_part(session, plan, one), texts.get(i, GAME_OVER))
-        for i, (plan, one) in enumerate(flat)
+    lines = iter([told(language, one) for one in found] if kind == "games" else outlooks(session, found))
+    measured = kind == "games" and session.config.critic.replay.kind == "prioritised"
+    scores = iter([score_of(language, one) for one in found] if measured else ())
+    inputs, owners, outcomes = [], [], []
+    for plan in plans:
+        for key in plan.keys:
+            inputs.append(SamplesInput(plan.state, plan.action, tuple(islice(lines, plan.samples)), kind))
+            owners.append((plan, key))
+            outcomes.append({"outcome": math.fsum(islice(scores, plan.samples)) / plan.samples} if measured else {})
+    replies = merge(session, inputs, [session.seed("g1", key) for _, key in owners])
+    return [
+        _record(session, iteration, plan, key, inp, reply) | outcome
+        for (plan, key), inp, reply, outcome in zip(owners, inputs, replies, outcomes, strict=True)
     ]
-    replies = ask(session.teacher, roles.g2, inputs, session.teacher_sampling)
-    fused = iter(reply.output.text if reply.output else reply.completion.text for reply in replies)
-    return [[next(fused) for _ in ones] for ones in samples]
-
-
-def _retold_part(session: Session, plan: Plan, sample: Continuation) -> str:
-    if sample.result is None:
-        return session.teacher_roles.g2.language.moves(plan.state, sample.actions)
-    return _retold(session, plan, sample)
-
-
-def _evaluate_ends(session: Session, samples: Sequence[Continuation]) -> list[str]:
-    inputs = [ActionInput(sample.state, sample.next_action) for sample in samples]  # type: ignore[arg-type]
-    sampling = session.sampling(0.0, expected_number=session.critic.reads_expectations)
-    replies: list[Reply[Evaluation]] = ask(session.critic, session.student_roles.q, inputs, sampling)
-    return [reply.output.text if reply.output else reply.completion.text for reply in replies]
 
 
 def _record(
@@ -188,10 +188,12 @@ def _record(
         "target": strip_leaks(reply.completion.text) if reply.output else None,
         "verdict": reply.output.verdict if reply.output else None,
         "failures": [failure.reason for failure in reply.failures],
+        **({"against": plan.against} if plan.against else {}),
     }
 
 
-def _summary(stage: Stage) -> dict[str, Any]:
+def summary(stage: Stage) -> dict[str, Any]:
+    """How many texts there are, and how many cannot be learned."""
     texts = failed = leaked = dropped = 0
     pairs = set()
     for record in stage.records():

@@ -8,7 +8,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from nlrl.agents.metrics import compare_verdicts, one_step_action_value, one_step_value, score_verdicts
+from nlrl.agents.metrics import (
+    VerdictTable,
+    compare_verdicts,
+    one_step_action_value,
+    one_step_value,
+    score_verdicts,
+)
 from nlrl.envs import make
 
 GAME = make("tictactoe")
@@ -72,6 +78,40 @@ def test_order_counts_pairs_within_groups_and_ties_half():
     near = score_verdicts([0.1, 0.9], [0.50, 0.45], groups=[1, 1])
     assert near.pairs == 0
     assert np.isnan(near.order_accuracy)
+
+
+def test_a_boaster_has_the_right_side_and_a_calibration_error():
+    exact = np.linspace(-0.8, 0.8, 81)
+    modest, boaster = score_verdicts(exact, exact), score_verdicts(np.sign(exact), exact)
+    assert (modest.side_accuracy, modest.ece, modest.rank_correlation) == (1, 0, pytest.approx(1))
+    assert boaster.side_accuracy == 1
+    assert boaster.ece > 0.25
+    assert boaster.rank_correlation < 0.9
+
+
+def test_verdicts_of_the_wrong_side_rank_backwards():
+    exact = np.linspace(-0.8, 0.8, 9)
+    scores = score_verdicts(-exact, exact)
+    assert scores.side_accuracy == 0
+    assert scores.rank_correlation == pytest.approx(-1)
+    assert scores.ece == pytest.approx(np.abs(exact).mean())
+
+
+def test_failures_count_in_side_and_rank_and_not_in_the_calibration_error():
+    scores = score_verdicts([1.0, None, -1.0, None], [1.0, 1.0, -1.0, -1.0])
+    assert scores.side_accuracy == 0.5
+    assert scores.rank_correlation < 1
+    assert scores.ece == 0
+
+
+def test_some_rows_are_scored_as_if_they_were_all():
+    rng = np.random.default_rng(0)
+    exact, said = rng.uniform(-1, 1, (2, 60))
+    groups = [i // 4 for i in range(60)]
+    table = VerdictTable(said, exact, groups)
+    rows = np.arange(8, 40)
+    assert table.scores(rows) == score_verdicts(said[rows], exact[rows], groups[8:40])
+    assert sum(bar.count for bar in table.reliability()) == 60
 
 
 def test_flattery_shows_as_positivity_bias():

@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from nlrl.testing.tiny_llama import VLLM_ENVIRONMENT
+
 
 @dataclass
 class Reply:
@@ -205,18 +207,9 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def vllm_environment() -> Iterator[dict[str, str]]:
-    """Set for this process and what it starts: no network, no reports, no compilation (20 s), one thread."""
-    wanted = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "TORCHDYNAMO_DISABLE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
+    """Set for this process and what it starts."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in wanted.items():
+        for name, value in VLLM_ENVIRONMENT.items():
             patch.setenv(name, value)
         yield dict(os.environ)
 

@@ -33,7 +33,8 @@ def test_parameters_match_the_controls(name):
 
 def test_all_bases_get_the_same_corpus_and_budget():
     same = ("game", "facts", "vocab_size", "seed", "max_seconds", "steps", "rows", "row_length", "workers")
-    configs = [load_pretrain_config(path) for path in CONFIGS.glob("*.toml") if path.stem != "no_facts"]
+    others = ("no_facts", "transformer_grid")
+    configs = [load_pretrain_config(path) for path in CONFIGS.glob("*.toml") if path.stem not in others]
     assert {config.model_type for config in configs} == {"transformer", "ngpt", "diff_transformer", "hymba", "bimamba"}
     assert len({tuple(getattr(config, field) for field in same) for config in configs}) == 1
 
@@ -89,7 +90,7 @@ def test_greedy_answers_do_not_depend_on_the_batch(name):
 def test_every_config_describes_a_model_that_can_be(path):
     config = load_pretrain_config(path)
     assert architecture(config, 1024).model_type == config.model_type
-    if config.out.parent.name == "bundled":
+    if config.out.parent.name == "bundled" and not config.games:
         assert config.out.name == base_name(config.model_type)
 
 

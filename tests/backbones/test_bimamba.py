@@ -18,7 +18,7 @@ from transformers import (
 import nlrl.backbones
 from nlrl.backbones import BiMambaConfig, BiMambaForCausalLM, StateCache, save_packed, to_hf_mamba2
 from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, pack_signs, unpack_signs
-from nlrl.backbones.bimamba.modeling import Context, Mixer
+from nlrl.backbones.bimamba.network import Context, Mixer
 from nlrl.backbones.bimamba.packed import pack, unpack
 from nlrl.backbones.engine import Engine
 from nlrl.backbones.language_model import Request, Sampling

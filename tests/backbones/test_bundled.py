@@ -7,7 +7,7 @@ import pytest
 
 import nlrl.backbones
 from nlrl.agents.corpus.stream import CorpusSettings
-from nlrl.agents.corpus.study import facts_of, study
+from nlrl.agents.corpus.study import study
 from nlrl.orchestration.config import ModelConfig, RolloutConfig
 from nlrl.orchestration.models import open_model
 from nlrl.orchestration.statistics import wilson
@@ -72,17 +72,3 @@ def test_base_plays_like_a_random_player(name, games):
     wins = sum(record["result"] == "win" for record in records)
     low, high = wilson(wins, games, confidence=0.99)
     assert low <= RANDOM_WINS <= high
-
-
-def test_facts_of_a_reading_do_not_depend_on_its_phrasing():
-    one = "O on 1 7; X on 5 8; free 2 3 4 6 9. O is to move."
-    other = "O is to move. O stands on 1 7, X on 5 8; 2 3 4 6 9 is free."
-    wrong = "O is to move. O stands on 1 7, X on 5 9; 2 3 4 6 8 is free."
-    assert facts_of(one) == facts_of(other) != facts_of(wrong)
-
-
-def test_facts_of_a_retelling_do_not_depend_on_its_phrasing():
-    one = "First O takes 8, X answers 1 and completes 1-4-7."
-    other = "O plays 8, then X takes 1 and wins by 1-4-7."
-    wrong = "O plays 8, then X takes 1 and wins by 1-2-3."
-    assert facts_of(one) == facts_of(other) != facts_of(wrong)

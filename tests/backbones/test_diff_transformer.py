@@ -10,7 +10,7 @@ from transformers import DiffLlamaConfig, DiffLlamaForCausalLM, PreTrainedTokeni
 import nlrl.backbones
 from nlrl.backbones import DiffTransformerConfig, DiffTransformerForCausalLM, from_hf_diff_llama
 from nlrl.backbones.attention import context
-from nlrl.backbones.diff_transformer.modeling import AttentionV1, AttentionV2, differential
+from nlrl.backbones.diff_transformer.network import AttentionV1, AttentionV2, differential
 from nlrl.backbones.rotary import frequencies
 from nlrl.errors import NLRLError
 

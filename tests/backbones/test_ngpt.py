@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import nlrl.backbones
 from nlrl.backbones import NGPTConfig, NGPTForCausalLM, attach_renormalisation, from_nvidia
 from nlrl.backbones.attention import context
-from nlrl.backbones.ngpt.modeling import Layer, official_rotary
+from nlrl.backbones.ngpt.network import Layer, official_rotary
 from nlrl.backbones.ngpt.optimizer import NormalisedAdam
 from nlrl.backbones.packing import TokenExample
 from nlrl.backbones.rotary import angles, frequencies, rotary

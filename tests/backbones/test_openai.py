@@ -600,9 +600,11 @@ def blocks_of_the_guide(language: str) -> list[str]:
 
 def test_the_configs_of_the_guide_are_configs():
     blocks = blocks_of_the_guide("toml")
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
-        teacher = validated(RunConfig, tomllib.loads(block), "the guide").teacher
+        config = validated(RunConfig, tomllib.loads(block), "the guide")
+        assert config.model.trainable
+        teacher = config.teacher
         assert teacher is not None
         kinds = {"openai": OpenAISettings, "vllm": VLLMSettings}
         where = {"base_url": teacher.base_url, "api_key_env": teacher.api_key_env} if teacher.kind == "openai" else {}

@@ -30,6 +30,7 @@ from nlrl.backbones.language_model import (
     Sampling,
 )
 from nlrl.backbones.openai_model import OpenAIModel, OpenAISettings
+from nlrl.backbones.tuning.weights import TunedWeights
 from nlrl.backbones.vllm_model import VLLMModel, VLLMSettings, ray_actor
 from nlrl.errors import NLRLError
 
@@ -354,6 +355,11 @@ def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(engine, tiny
     assert engine.generate([chat(WORDS[0])]) == before
 
 
+def test_an_adapter_needs_room(engine):
+    with pytest.raises(NLRLError, match="max_lora_rank"):
+        engine.load_weights(TunedWeights({}, "{}"), "v9")
+
+
 # --- several models, and other architectures
 
 CLEAR = 0.25
@@ -475,8 +481,10 @@ def test_a_dead_engine_is_an_error_and_leaves_no_process(tiny_llama, vllm_enviro
         assert started
         for process in started:
             process.kill()
+        assert not model.failed
         with pytest.raises(LanguageModelError, match="died"):
             model.generate([chat(WORDS[0])])
+        assert model.failed
     finally:
         model.close()
         model.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from nlrl.orchestration.budget import LEDGER_FILE
 from nlrl.orchestration.config import RunConfig, to_toml, validated
 from nlrl.orchestration.loop import run
+from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.session import Session, open_session
+from nlrl.orchestration.stage_folder import Stage
 from nlrl.testing.by_rules import LookupTrainer, RuleModel
 
 SMALL: dict[str, Any] = {
@@ -61,8 +65,25 @@ def config_file(tmp_path: Path, small_config: Callable[..., RunConfig]) -> Calla
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_config: Callable[..., RunConfig]) -> Path:
-    """The folder of an uninterrupted small run. Read only."""
-    return run(small_config(tmp_path_factory.mktemp("finished") / "run")).path
+    """The folder of an uninterrupted small run. Read only. Beside it, `ledgers`: what each stage's ledger held when it
+    was committed, at `ledgers/iterations/001/rollout/spent.ledger`."""
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "commit", keeping_ledgers(place))
+        return run(small_config(place / "run")).path
+
+
+def keeping_ledgers(place: Path) -> Callable[..., Any]:
+    """`Stage.commit` of a run at `place / "run"`, which copies the ledger aside."""
+    commit = Stage.commit
+
+    def watched(stage: Stage, *args: Any) -> dict[str, Any]:
+        kept = place / "ledgers" / stage.dir.relative_to(place / "run")
+        kept.mkdir(parents=True)
+        shutil.copy(stage.dir / SHARDS_FOLDER / LEDGER_FILE, kept)
+        return commit(stage, *args)
+
+    return watched
 
 
 @pytest.fixture

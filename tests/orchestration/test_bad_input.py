@@ -82,7 +82,7 @@ def test_a_bad_override_is_refused_like_a_bad_file(refused, tmp_path, overrides)
         ({"evaluation": {"probes": ["1 1"]}}, "evaluation.probes: '1' in '1 1' is not a legal move there"),
         ({"evaluation": {"probes": ["five"]}}, "evaluation.probes: 'five' in 'five' is not a legal move there"),
         ({"evaluation": {"probes": ["1 4 2 5 3"]}}, "evaluation.probes: '1 4 2 5 3' ends the game"),
-        ({"model": {"kind": "vllm", "name": "llama"}}, "model.kind is 'vllm': only native models can be trained here"),
+        ({"model": {"kind": "vllm", "name": "llama"}}, "model.kind is 'vllm': only native models, and vllm with"),
         ({"model": {"style": "formal"}}, None),
     ],
 )
@@ -257,7 +257,7 @@ def limited(size):
 
 
 @pytest.mark.parametrize(
-    ("size", "cut"), [(100, "config.toml"), (8_000, "iterations/000/evaluation"), (30_000, "iterations/001/targets")]
+    ("size", "cut"), [(100, "config.toml"), (8_000, "iterations/000/evaluation"), (130_000, "iterations/001/targets")]
 )
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     config_file, tmp_path, finished, committed_files, size, cut

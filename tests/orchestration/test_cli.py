@@ -16,6 +16,7 @@ from nlrl.orchestration.play_terminal import play_terminal
 
 COMMANDS = (
     "report", "eval", "pretrain", "corpus", "convert", "solve", "check", "bench", "play", "view", "serve", "verify",
+    "check-texts",
 )  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def test_help_of_run_shows_fields_their_meaning_and_their_defaults(capsys):
         run_cli(["run", "--help"])
     assert done.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for expected in ("--rollout.games INT", "half of them in each seat", "(default: 512)", "--targets.kind {mc,td}"):
+    fields = ("--rollout.games INT", "half of them in each seat", "(default: 512)", "--targets.kind {mc,td,lambda}")
+    for expected in fields:
         assert expected in text
 
 

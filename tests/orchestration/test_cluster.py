@@ -30,7 +30,7 @@ class Counter:
         return item * item
 
     def slow_square(self, item):
-        time.sleep(0.3 if item == 0 else 0.01)
+        time.sleep(1.0 if item == 0 else 0.01)
         return item * item
 
     def sum(self, array):
@@ -153,6 +153,22 @@ def test_a_closed_worker_says_so(spawn):
     worker.close()
     with pytest.raises(NLRLError, match="'rollout-0' is closed"):
         worker.call("add")
+
+
+def test_an_inline_worker_closes_its_object_once():
+    """One that has processes of its own; a Ray worker's end with it."""
+    closed = []
+
+    class Holder:
+        def close(self):
+            closed.append(self)
+
+    with Cluster("inline") as cluster:
+        handle = cluster.spawn(Holder)
+        cluster.spawn(Counter)
+        handle.close()
+        handle.close()
+    assert len(closed) == 1
 
 
 def test_unknown_kinds_are_refused():

@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 
-from nlrl.orchestration.loop import STAGES, run
+from nlrl.orchestration.config import RunConfig
+from nlrl.orchestration.loop import run
+from nlrl.orchestration.methods import stages_of
 from nlrl.orchestration.run_folder import RunFolder, verify
 from nlrl.orchestration.tracking import METRICS_FILE, read_metrics
 
+STAGES = stages_of(RunConfig())
 LEARNING = {
     "iterations": 3,
     "rollout": {"games": 96, "samples_per_state": 1, "samples_at_start": 32},

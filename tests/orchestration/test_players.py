@@ -268,8 +268,12 @@ def test_a_forfeit_of_the_other_self_is_a_win():
 def test_play_stops_at_the_longest_when_it_is_the_policys_turn():
     pool = PolicyPool(RuleModel(), Roles(GAME).policy, Sampling(), seed=0, samples_per_state=4)
     for longest in (1, 2, 3, 4):
-        plays = [Play(START, seat, "random", Rng("game", seat, index)) for seat in (0, 1) for index in range(5)]
-        play(GAME, plays, pool, {"random": make_opponent("random", GAME)}, longest=longest)
+        plays = [
+            Play(START, seat, "random", Rng("game", seat, index), longest=longest)
+            for seat in (0, 1)
+            for index in range(5)
+        ]
+        play(GAME, plays, pool, {"random": make_opponent("random", GAME)})
         for one in plays:
             assert GAME.current_player(one.state) == one.seat
             assert longest <= len(one.actions) <= longest + 1

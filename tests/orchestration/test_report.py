@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
+from nlrl.envs import make
 from nlrl.orchestration.diary import entries_of
 from nlrl.orchestration.report import evaluations, opinions, report
 from nlrl.orchestration.run_folder import RunFolder
@@ -74,6 +75,22 @@ def test_exact_results_against_every_opponent_before_and_after(finished, metrics
         assert row[6] == f"{exact['exploitability']:.3f}"
 
 
+def test_the_texts_have_their_figures_by_iteration(finished, metrics):
+    lines = [line.split() for line in printed(report(finished)).splitlines()]
+    found = [cells for cells in lines if cells and cells[0] in "012" and cells[1:2] and cells[1].endswith("%")]
+    for (verdicts, words), whole in zip(zip(found[:3], found[3:], strict=True), metrics, strict=True):
+        texts, turns = whole["texts"], whole["turns"]
+        scores = texts["against_policy"]["text"]
+        assert verdicts[2] == f"{scores['sign_accuracy']:.1%}"
+        assert verdicts[4] == f"{scores['ece']:.3f}"
+        assert verdicts[8] == f"{scores['positivity_bias']:.3f}"
+        assert words[1] == f"{texts['true_claims']:.1%}"
+        assert words[4] == f"{texts['words_agree']:.1%}"
+        assert words[8] == f"{turns['actor_illegal']:.1%}"
+    assert len(found) == 6
+    assert found[2][9] == f"{metrics[2]['texts']['choices']['policy']['regret']:.3f}"
+
+
 def test_the_opinion_that_changed_most_is_shown_with_both_texts(finished):
     entries = entries_of(RunFolder(finished))
     first, last = (next(e for e in entries if e["iteration"] == i) for i in (0, 2))
@@ -82,7 +99,7 @@ def test_the_opinion_that_changed_most_is_shown_with_both_texts(finished):
         for before, after in zip(first["evaluations"], last["evaluations"], strict=True)
     ]
     _, before, after = max(changes, key=lambda change: change[0])
-    text = " ".join(printed(opinions(entries)[0], 400).replace("│", " ").split())
+    text = " ".join(printed(opinions(entries, make("tictactoe"))[0], 400).replace("│", " ").split())
     assert f"iteration 0: {before['text']}" in text
     assert f"iteration 2: {after['text']}" in text
     assert f"{after['exact_policy']:+.2f}"[1:] in text

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nlrl.envs import make_from_spec
 from nlrl.orchestration.config import load_config, to_toml
 from nlrl.orchestration.records import read_many, record_files
 from nlrl.orchestration.run_folder import RunFolder, verify
@@ -158,6 +159,55 @@ def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_con
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
 
+# -- other games, other methods ----------------------------------------------------------------------------------------
+def on(spec, **changes):
+    """A small run on another game, with the model that follows its rules."""
+    game = make_from_spec(spec)
+    alone = game.num_players == 1
+    return {
+        "game": {"name": game.name, "params": game.params},
+        "model": {"kind": "scripted", "name": "nlrl.testing.by_game_rules", "options": {"game": spec}},
+        "evaluation": {"opponents": ["none" if alone else "random"], "probes": []},
+    } | changes
+
+
+OTHERS = {
+    "actor_critic": on(
+        "frozen_lake(layout=random,maps=3,slippery=True)",
+        rollout={"games": 24},
+        targets={"kind": "lambda", "value": "both"},
+    ),
+    "gpi": on("maze(layout=umaze,observed=full)", method="gpi", gpi={"variations": 3, "repeats": 2}),
+    "value_td": on(
+        "breakthrough(columns=3,rows=3)",
+        method="value_td",
+        value_td={"policy": "random", "states": {"players": ["random"], "games_per_pair": 40, "held_out": 20}},
+    ),
+}
+KILLS = {
+    "actor_critic": [(1, "rollout"), (1, "targets"), (1, "policy"), (2, "targets"), (2, "improvement")],
+    "gpi": [(1, "improvement"), (1, "evaluation"), (2, "improvement")],
+    "value_td": [(0, "lookaheads"), (1, "targets"), (2, "targets")],
+}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param("actor_critic", marks=pytest.mark.slow), pytest.param("gpi", marks=pytest.mark.slow), "value_td"],
+)
+def test_a_killed_run_of_another_method_ends_with_the_bytes_of_an_uninterrupted_one(
+    command, small_config, tmp_path, committed_files, method
+):
+    whole = tmp_path / "whole" / "run"
+    (tmp_path / "whole.toml").write_text(to_toml(small_config(whole, **OTHERS[method])))
+    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    rng = random.Random(method)
+    plan = [(iteration, name, rng.random() * 0.05) for iteration, name in KILLS[method]]
+    killed_run(command(**OTHERS[method]), tmp_path / "run", plan)
+    assert committed_files(tmp_path / "run") == committed_files(whole)
+    assert verify(tmp_path / "run") == []
+
+
 # -- an engine dies, the run goes on -----------------------------------------------------------------------------------
 def descendants(pid):
     """Processes below one, with the names they go by."""
@@ -274,6 +324,7 @@ def half_done(finished, tmp_path, stage, shard, tail):
     lines = (place / "records.jsonl").read_bytes().splitlines(keepends=True)
     (place / "shards").mkdir()
     (place / "shards" / f"{shard}.jsonl").write_bytes(b"".join(lines[::2]) + tail)
+    shutil.copy(finished.parent / "ledgers/iterations/002" / stage / "spent.ledger", place / "shards")
     (place / "records.jsonl").unlink()
     (place / "manifest.json").unlink()
     return folder

@@ -229,13 +229,21 @@ def test_a_model_that_has_failed_for_good_makes_its_server_unusable(serve):
         serve(model).generate("base", [ask("a")])
 
 
+def test_closing_a_server_closes_a_model_that_can_be_closed(serve, echo, server):
+    server.close()
+    closed = []
+    echo.close = lambda: closed.append(True)
+    serve(echo).close()
+    assert closed == [True]
+
+
 # -- an engine's weights lie side by side ------------------------------------------------------------------------------
 @pytest.fixture
 def native():
     """A server of a bundled model."""
     server = ModelServer(ModelConfig(device="cpu", options={"compiled_cpu": False, "max_rows": 8}), threads=1)
     yield server
-    server._model.close()  # pyright: ignore[reportAttributeAccessIssue]
+    server.close()
 
 
 def test_an_engine_answers_several_weight_sets_at_once(native):

@@ -1,5 +1,5 @@
-// Attention of one new token: all query heads that share a key head are taken together, keys and values are read where
-// they lie (pages, rows, rings), live ones only.
+// Attention of new tokens: the queries of some successive tokens of a row, and of all heads that share a key head, are
+// taken together; keys and values are read where they lie (pages, rows, rings), live ones only.
 #pragma once
 
 #include "gemm.h"
@@ -109,6 +109,68 @@ static void scores(const float* query, i64 queries, const float* keys, i64 count
         for (i64 g = 0; g < queries; g++) out[g * stride + i] = dot(query + g * dim, keys + i * dim, dim);
 }
 
+// What one thread needs to attend; `scores` has `stride` numbers for every query, `columns` is a panel.
+struct Desk {
+    float *query, *out, *columns, *scores;
+    Segment* segments;
+    i64 stride;
+};
+
+// Up to LANES keys `(count, dim)` as columns of a panel; the last one stands in for missing ones.
+static void as_columns(const float* keys, i64 count, i64 dim, float* panel) {
+    i64 d = 0;
+    for (; d + LANES <= dim; d += LANES) {
+        V v[LANES];
+#pragma GCC unroll 16
+        for (i64 i = 0; i < LANES; i++) v[i] = load(keys + std::min(i, count - 1) * dim + d);
+        turn_over(v);
+#pragma GCC unroll 16
+        for (i64 i = 0; i < LANES; i++) store(panel + (d + i) * PANEL, v[i]);
+    }
+    for (; d < dim; d++)
+        for (i64 i = 0; i < LANES; i++) panel[d * PANEL + i] = keys[std::min(i, count - 1) * dim + d];
+}
+
+// As `scores`, of a panel with `halves` groups of keys, which go to out + at[0] and out + at[1].
+static void panel_scores(Desk desk, const float* query, i64 queries, i64 dim, int halves, const i64* at, float* out) {
+    V found[MOST_ROWS][2];
+    for (i64 g = 0; g < queries; g += MOST_ROWS) {
+        const i64 rows = std::min<i64>(MOST_ROWS, queries - g);
+        if (halves == 2) tile_of<2>(rows, query + g * dim, dim, dim, desk.columns, PANEL, found);
+        else tile_of<1>(rows, query + g * dim, dim, dim, desk.columns, PANEL, found);
+        for (i64 r = 0; r < rows; r++)
+            for (int half = 0; half < halves; half++) store(out + (g + r) * desk.stride + at[half], found[r][half]);
+    }
+}
+
+// Asks for a later segment's keys or values: pages lie anywhere, so the processor does not guess them.
+constexpr i64 AHEAD = 2;
+static inline void fetch(const float* data, i64 size) {
+    for (i64 i = 0; i < size; i += 16) __builtin_prefetch(data + i);
+}
+
+// Scores of all segments' keys; returns how many there are. From a few queries on it pays to turn keys over first.
+static i64 score_all(Desk desk, const float* query, i64 queries, i64 key_shift, i64 segments, i64 dim, float* out) {
+    i64 n = 0, at[2];
+    int held = 0;
+    for (i64 s = 0; s < segments; n += desk.segments[s++].count) {
+        const float* keys = desk.segments[s].keys + key_shift;
+        const i64 count = desk.segments[s].count;
+        if (s + AHEAD < segments) fetch(desk.segments[s + AHEAD].keys + key_shift, desk.segments[s + AHEAD].count * dim);
+        if (queries < 4) {
+            scores(query, queries, keys, count, dim, out + n, desk.stride);
+            continue;
+        }
+        for (i64 i = 0; i < count; i += LANES) {
+            as_columns(keys + i * dim, std::min<i64>(LANES, count - i), dim, desk.columns + held * LANES);
+            at[held++] = n + i;
+            if (held == 2) panel_scores(desk, query, queries, dim, held, at, out), held = 0;
+        }
+    }
+    if (held) panel_scores(desk, query, queries, dim, held, at, out);
+    return n;
+}
+
 // Exponentials of n scores in place, over the largest; returns the inverse of their sum. There is room for whole
 // vectors.
 static float exponentials(float* scores, i64 n) {
@@ -124,102 +186,78 @@ static float exponentials(float* scores, i64 n) {
     return 1.0f / sum(total);
 }
 
+// What the tokens of a block see of the keys in question: each misses as many at the end as there are tokens after it.
+// With a window, token t misses max(0, t - slack) keys from number `window` on, too.
+struct Sight {
+    i64 tokens = 1, window = 0, slack = 1 << 30;
+};
+
+// Makes n scores of token t weights that are not yet divided by their sum; returns the inverse of the sum.
+static inline float weigh(float* scores, i64 n, Sight sight, i64 t) {
+    const i64 live = n - (sight.tokens - 1 - t);
+    for (i64 i = 0; i < t - sight.slack; i++) scores[sight.window + i] = -INFINITY;
+    const float scale = exponentials(scores, live);
+    for (i64 i = live; i < n; i++) scores[i] = 0;
+    return scale;
+}
+
 // -- values ------------------------------------------------------------------------------------------------------------
-// acc[g] += sum of weights[g][i] values[i]. Four chains of additions, as one would wait for itself.
-template <int D>
-static void values_wide(const float* weights, i64 stride, i64 queries, const float* values, i64 count, float* acc) {
-    constexpr int CHAINS = D >= 4 ? 2 : 4;
-    for (i64 g = 0; g < queries; g++) {
-        const float* w = weights + g * stride;
-        V chain[CHAINS][D] = {};
-        i64 i = 0;
-        for (; i + CHAINS <= count; i += CHAINS)
-#pragma GCC unroll 4
-            for (int c = 0; c < CHAINS; c++)
-#pragma GCC unroll 8
-                for (int d = 0; d < D; d++) chain[c][d] += w[i + c] * load(values + ((i + c) * D + d) * LANES);
-        for (; i < count; i++)
-#pragma GCC unroll 8
-            for (int d = 0; d < D; d++) chain[0][d] += w[i] * load(values + (i * D + d) * LANES);
-#pragma GCC unroll 8
-        for (int d = 0; d < D; d++) {
-            V total = chain[0][d];
-#pragma GCC unroll 4
-            for (int c = 1; c < CHAINS; c++) total += chain[c][d];
-            float* to = acc + (g * D + d) * LANES;
-            store(to, load(to) + total);
-        }
+template <int U>
+static void add_tile(const float* weights, i64 stride, i64 rows, const float* values, i64 count, i64 dim, float* y) {
+    V found[MOST_ROWS][2];
+    tile_of<U>(rows, weights, stride, count, values, dim, found);
+    for (i64 r = 0; r < rows; r++)
+        for (int u = 0; u < U; u++) store(y + r * dim + u * LANES, load(y + r * dim + u * LANES) + found[r][u]);
+}
+
+// y[g] += sum of weights[g][i] values[i].
+static void add_values(const float* weights, i64 stride, i64 queries, const float* values, i64 count, i64 dim,
+                       float* y) {
+    for (i64 g = 0; g < queries; g += MOST_ROWS, weights += MOST_ROWS * stride, y += MOST_ROWS * dim) {
+        const i64 rows = std::min<i64>(MOST_ROWS, queries - g);
+        i64 d = 0;
+        for (; d + PANEL <= dim; d += PANEL) add_tile<2>(weights, stride, rows, values + d, count, dim, y + d);
+        for (; d + LANES <= dim; d += LANES) add_tile<1>(weights, stride, rows, values + d, count, dim, y + d);
+        for (; d < dim; d++)
+            for (i64 r = 0; r < rows; r++)
+                for (i64 i = 0; i < count; i++) y[r * dim + d] += weights[r * stride + i] * values[i * dim + d];
     }
 }
 
-static void add_values(const float* weights, i64 stride, i64 queries, const float* values, i64 count, i64 dim,
-                       float* acc) {
-    switch (dim % LANES ? 0 : dim / LANES) {
-        case 1: return values_wide<1>(weights, stride, queries, values, count, acc);
-        case 2: return values_wide<2>(weights, stride, queries, values, count, acc);
-        case 3: return values_wide<3>(weights, stride, queries, values, count, acc);
-        case 4: return values_wide<4>(weights, stride, queries, values, count, acc);
-        case 6: return values_wide<6>(weights, stride, queries, values, count, acc);
-        case 8: return values_wide<8>(weights, stride, queries, values, count, acc);
+static inline void read_values(Desk desk, i64 queries, i64 segments, i64 dim) {
+    std::memset(desk.out, 0, sizeof(float) * queries * dim);
+    i64 n = 0;
+    for (i64 s = 0; s < segments; n += desk.segments[s++].count) {
+        const Segment &at = desk.segments[s], &later = desk.segments[std::min(s + AHEAD, segments - 1)];
+        fetch(later.values, later.count * dim);
+        add_values(desk.scores + n, desk.stride, queries, at.values, at.count, dim, desk.out);
     }
-    for (i64 i = 0; i < count; i++)
-        for (i64 g = 0; g < queries; g++) {
-            const float w = weights[g * stride + i];
-#pragma omp simd
-            for (i64 d = 0; d < dim; d++) acc[g * dim + d] += w * values[i * dim + d];
-        }
 }
 
 // -- together ----------------------------------------------------------------------------------------------------------
-// What one thread needs to attend; `scores` has `stride` numbers for every query.
-struct Desk {
-    float *query, *scores;
-    Segment* segments;
-    i64 stride;
-};
-
-static inline i64 score_all(Desk desk, const float* query, i64 queries, i64 key_shift, i64 segments, i64 dim,
-                            float* out) {
-    i64 n = 0;
-    for (i64 s = 0; s < segments; n += desk.segments[s++].count)
-        scores(query, queries, desk.segments[s].keys + key_shift, desk.segments[s].count, dim, out + n, desk.stride);
-    return n;
-}
-
-static inline void read_values(Desk desk, const float* weights, i64 queries, i64 segments, i64 dim, float* y) {
-    std::memset(y, 0, sizeof(float) * queries * dim);
-    i64 n = 0;
-    for (i64 s = 0; s < segments; n += desk.segments[s++].count) {
-        const Segment& at = desk.segments[s];
-        for (i64 i = 0; i < at.count; i += 64) {
-            i64 count = at.count - i < 64 ? at.count - i : 64;
-            add_values(weights + n + i, desk.stride, queries, at.values + i * dim, count, dim, y);
-        }
-    }
-}
-
-// softmax(Q K') V of queries whose scale is in them; y `(queries, value_dim)`.
-static inline void attend(Desk desk, i64 queries, i64 segments, i64 key_dim, i64 value_dim, float* y) {
-    i64 n = score_all(desk, desk.query, queries, 0, segments, key_dim, desk.scores);
+// softmax(Q K') V of the queries on the desk, `(tokens, per token)`, whose scale is in them, into desk.out.
+static inline void attend(Desk desk, Sight sight, i64 queries, i64 segments, i64 key_dim, i64 value_dim) {
+    const i64 n = score_all(desk, desk.query, queries, 0, segments, key_dim, desk.scores);
     for (i64 g = 0; g < queries; g++) {
         float* s = desk.scores + g * desk.stride;
-        scale_row(s, n, exponentials(s, n));
+        scale_row(s, n, weigh(s, n, sight, g / (queries / sight.tokens)));
     }
-    read_values(desk, desk.scores, queries, segments, value_dim, y);
+    read_values(desk, queries, segments, value_dim);
 }
 
-// (softmax(Q1 K1') - lambda softmax(Q2 K2')) V. The second maps' queries follow the first ones', their keys are
+// (softmax(Q1 K1') - lambda softmax(Q2 K2')) V. All second maps' queries follow the first ones', their keys are
 // key_shift behind.
-static inline void attend_difference(Desk desk, i64 queries, i64 segments, i64 key_dim, i64 value_dim, i64 key_shift,
-                                     float lambda, float* y) {
+static inline void attend_difference(Desk desk, Sight sight, i64 queries, i64 segments, i64 key_dim, i64 value_dim,
+                                     i64 key_shift, float lambda) {
     float* second = desk.scores + queries * desk.stride;
-    i64 n = score_all(desk, desk.query, queries, 0, segments, key_dim, desk.scores);
+    const i64 n = score_all(desk, desk.query, queries, 0, segments, key_dim, desk.scores);
     score_all(desk, desk.query + queries * key_dim, queries, key_shift, segments, key_dim, second);
     for (i64 g = 0; g < queries; g++) {
+        const i64 t = g / (queries / sight.tokens);
         float *a = desk.scores + g * desk.stride, *b = second + g * desk.stride;
-        const float first = exponentials(a, n), other = lambda * exponentials(b, n);
+        const float first = weigh(a, n, sight, t), other = lambda * weigh(b, n, sight, t);
 #pragma omp simd
         for (i64 i = 0; i < n; i++) a[i] = a[i] * first - b[i] * other;
     }
-    read_values(desk, desk.scores, queries, segments, value_dim, y);
+    read_values(desk, queries, segments, value_dim);
 }

@@ -14,36 +14,44 @@ struct BiMamba {
     const MixerLayer* layers;
     const Part windows, states;
     const Call& call;
-    const Rows x, projected, mixed, y;
+    const Rows x, projected, mixed, y, picked;
     float* const scales;
+    const std::vector<Span>& spans;  // rows
 
     void run(Team& team) const {
         embed(team, s, outer, call, x);
         for (i64 l = 0; l < s.layers; l++) layer(team, l);
-        give_logits(team, s, outer, call, x, norms(team));
+        const Rows last = wanted_rows(team, s, call, x, picked);
+        give_logits(team, s, outer, call, last, norms(team, last, call.outputs));
     }
 
-    const float* norms(Team& team) const {
-        return row_scales(team, scales, x.data, x.stride, call.n, s.hidden, s.eps);
+    const float* norms(Team& team, Rows of, i64 n) const {
+        return row_scales(team, scales, of.data, of.stride, n, s.hidden, s.eps);
     }
 
     void layer(Team& team, i64 l) const {
         const MixerLayer& w = layers[l];
         const i64 blocks = (s.conv + BLOCK - 1) / BLOCK;
         gemm(team, x.data, x.stride, call.n, s.hidden, w.in_proj, s.inner + s.conv + s.ssm_heads, true,
-             Put{projected.data, projected.stride, norms(team)});
-        team.each(call.n * blocks, [&](i64 task) {
-            const i64 r = task / blocks, begin = task % blocks * BLOCK;
-            convolve(mixed[r], projected[r] + s.inner, windows.at(l, call.rows[r]), nullptr, w.conv_weight, w.conv_bias,
-                     s.taps, s.conv, call.positions[r], begin, std::min(s.conv, begin + BLOCK));
-        });
-        team.each(call.n * s.ssm_heads, [&](i64 task) { head(l, task / s.ssm_heads, task % s.ssm_heads); }, 16);
+             Put{projected.data, projected.stride, norms(team, x, call.n)});
+        team.each(spans.size() * blocks,
+                  [&](i64 task) { convolution(l, spans[task / blocks], task % blocks * BLOCK); });
+        team.each(spans.size() * s.ssm_heads, [&](i64 task) {
+            const Span span = spans[task / s.ssm_heads];
+            for (i64 r = span.begin; r < span.end; r++) head(l, r, task % s.ssm_heads);
+        }, 16);
         team.each(call.n, [&](i64 r) {
             const i64 width = s.inner / s.norm_groups;
             for (i64 g = 0; g < s.norm_groups; g++)
                 scale_row(y[r] + g * width, width, inverse_rms(y[r] + g * width, width, s.eps));
         });
         gemm(team, y.data, y.stride, call.n, s.inner, w.out_proj, s.hidden, true, Add{x.data, x.stride});
+    }
+
+    void convolution(i64 l, Span span, i64 begin) const {
+        const Filter filter{layers[l].conv_weight, layers[l].conv_bias, nullptr, s.taps, s.conv};
+        convolve(mixed, {projected.data + s.inner, projected.stride}, span, call.positions[span.begin], filter,
+                 windows.at(l, call.rows[span.begin]), begin, std::min(s.conv, begin + BLOCK));
     }
 
     void head(i64 l, i64 r, i64 h) const {
@@ -59,20 +67,23 @@ struct BiMamba {
         const float *own = mixed[r] + h * s.ssm_dim, *z = projected[r] + h * s.ssm_dim;
         const float *B = mixed[r] + s.inner + group * s.states, *C = B + s.groups * s.states;
         matrix_step(out, own, dt, std::exp(dt * w.A[h]), B, C, S, s.ssm_dim, s.states);
-        for (i64 p = 0; p < s.ssm_dim; p++) out[p] = (out[p] + w.D[h] * own[p]) * silu(z[p]);
+        for (i64 p = 0; p < s.ssm_dim; p += LANES)
+            store_some(out + p, (load(out + p) + w.D[h] * load(own + p)) * silu(load(z + p)), s.ssm_dim - p);
     }
 
-    static constexpr i64 BLOCK = 256;
+    static constexpr i64 BLOCK = 64;
 };
 
 static i64 bimamba_step(const Sizes& s, const Outer& outer, const MixerLayer* layers, const Part& windows,
                         const Part& states, i64 rows, const Call& call) {
     thread_local Phases phases;
-    thread_local Buffer x, projected, mixed, y, scales;
+    thread_local Buffer x, projected, mixed, y, picked, scales;
+    thread_local std::vector<Span> spans;
     if (const i64 wrong = mistake(s, nullptr, rows, call)) return wrong;
     const BiMamba model{s, outer, layers, windows, states, call, Rows::in(x, call.n, s.hidden),
                         Rows::in(projected, call.n, s.inner + s.conv + s.ssm_heads), Rows::in(mixed, call.n, s.conv),
-                        Rows::in(y, call.n, s.inner), scales.get(call.threads * call.n)};
-    together(phases, 5 * s.layers + 2, call.threads, [&](Team& team) { model.run(team); });
+                        Rows::in(y, call.n, s.inner), Rows::in(picked, call.outputs, s.hidden),
+                        scales.get(call.threads * call.n), cut(call, call.n, spans)};
+    together(phases, 5 * s.layers + 3, call.threads, [&](Team& team) { model.run(team); });
     return NOTHING;
 }

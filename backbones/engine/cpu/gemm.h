@@ -10,9 +10,10 @@ constexpr int MOST_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;
 // Row strides of activations: whole vectors, and odd in lines of a cache, so that rows do not meet in one set.
 static inline i64 stride_of(i64 columns) { return ((columns + PANEL - 1) / PANEL * PANEL + 15) / 32 * 32 + 16; }
 
-// R rows times U vectors of columns. Few rows are unrolled over k: a chain of dependent additions would wait.
+// R rows times U vectors of columns of a matrix whose rows are `width` apart. Few rows are unrolled over k: a chain of
+// dependent additions would wait.
 template <int R, int U>
-static void tile(const float* x, i64 stride, i64 k, const float* w, V (*out)[2]) {
+static void tile(const float* x, i64 stride, i64 k, const float* w, i64 width, V (*out)[2]) {
     constexpr int K = R * U >= 8 ? 1 : 8 / (R * U);
     V acc[K][R][U] = {};
     i64 i = 0;
@@ -21,7 +22,7 @@ static void tile(const float* x, i64 stride, i64 k, const float* w, V (*out)[2])
         for (int q = 0; q < K; q++) {
             V b[U];
 #pragma GCC unroll 2
-            for (int u = 0; u < U; u++) b[u] = load(w + (i + q) * PANEL + u * LANES);
+            for (int u = 0; u < U; u++) b[u] = load(w + (i + q) * width + u * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
@@ -30,7 +31,7 @@ static void tile(const float* x, i64 stride, i64 k, const float* w, V (*out)[2])
     }
     for (; i < k; i++)
         for (int r = 0; r < R; r++)
-            for (int u = 0; u < U; u++) acc[0][r][u] += x[r * stride + i] * load(w + i * PANEL + u * LANES);
+            for (int u = 0; u < U; u++) acc[0][r][u] += x[r * stride + i] * load(w + i * width + u * LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
@@ -43,10 +44,10 @@ static void tile(const float* x, i64 stride, i64 k, const float* w, V (*out)[2])
 }
 
 template <int U, int R = MOST_ROWS>
-static void tile_of(i64 rows, const float* x, i64 stride, i64 k, const float* w, V (*out)[2]) {
+static void tile_of(i64 rows, const float* x, i64 stride, i64 k, const float* w, i64 width, V (*out)[2]) {
     if constexpr (R > 0) {
-        if (rows == R) return tile<R, U>(x, stride, k, w, out);
-        tile_of<U, R - 1>(rows, x, stride, k, w, out);
+        if (rows == R) return tile<R, U>(x, stride, k, w, width, out);
+        tile_of<U, R - 1>(rows, x, stride, k, w, width, out);
     }
 }
 
@@ -57,18 +58,19 @@ static void gemm(Team& team, const float* x, i64 stride, i64 n, i64 k, const flo
                  bool may_split, Put put) {
     const i64 panels = (columns + PANEL - 1) / PANEL, tiles = (n + MOST_ROWS - 1) / MOST_ROWS;
     const bool split = may_split && panels * tiles < 6 * team.threads;
-    team.each((split ? 2 : 1) * panels * tiles, [&](i64 task) {
+    const i64 tasks = (split ? 2 : 1) * panels * tiles;
+    team.each(tasks, [&](i64 task) {
         const i64 unit = task / tiles, t = task % tiles, first = n * t / tiles, rows = n * (t + 1) / tiles - first;
         const float* from = x + first * stride;
         V out[MOST_ROWS][2];
         if (split) {
-            tile_of<1>(rows, from, stride, k, weights + unit / 2 * k * PANEL + unit % 2 * LANES, out);
+            tile_of<1>(rows, from, stride, k, weights + unit / 2 * k * PANEL + unit % 2 * LANES, PANEL, out);
             for (i64 r = 0; r < rows; r++) put(first + r, unit * LANES, out[r], 1);
         } else {
-            tile_of<2>(rows, from, stride, k, weights + unit * k * PANEL, out);
+            tile_of<2>(rows, from, stride, k, weights + unit * k * PANEL, PANEL, out);
             for (i64 r = 0; r < rows; r++) put(first + r, unit * PANEL, out[r], 2);
         }
-    });
+    }, std::max<i64>(4, tasks / (team.threads * 32)));
 }
 
 // What becomes of products. A scale belongs to a row (a norm whose weights are in the matrix), null for none.

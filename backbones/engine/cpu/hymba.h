@@ -30,24 +30,28 @@ struct Hymba {
     const HymbaPlace* places;
     const HymbaState& state;
     const Call& call;
-    const Rows x, projected, a, y, mixed, low, dt, mid, keys, values;
+    const Rows x, projected, a, y, mixed, low, dt, mid, picked;
+    float *const keys, *const values;  // of the call's tokens: `(layers with keys, kv_heads, n, dim)`
     float* const scales;
     const Desks& desks;
+    const std::vector<Span>& spans;   // rows
+    const std::vector<Span>& blocks;  // tokens that attend together
 
     void run(Team& team) const {
         embed(team, s, outer, call, x);
         for (i64 l = 0; l < s.layers; l++) {
             mixer(team, l);
             gemm(team, x.data, x.stride, call.n, s.hidden, layers[l].up_gate, 2 * s.intermediate, false,
-                 PutGated{mid.data, mid.stride, norms(team)});
+                 PutGated{mid.data, mid.stride, norms(team, x, call.n)});
             add(team, mid, s.intermediate, layers[l].down);
         }
-        team.each(call.n, [&](i64 r) { keep_rings(r); });
-        give_logits(team, s, outer, call, x, norms(team));
+        team.each(spans.size(), [&](i64 span) { keep_rings(spans[span]); });
+        const Rows last = wanted_rows(team, s, call, x, picked);
+        give_logits(team, s, outer, call, last, norms(team, last, call.outputs));
     }
 
-    const float* norms(Team& team) const {
-        return row_scales(team, scales, x.data, x.stride, call.n, s.hidden, s.eps);
+    const float* norms(Team& team, Rows of, i64 n) const {
+        return row_scales(team, scales, of.data, of.stride, n, s.hidden, s.eps);
     }
 
     void add(Team& team, Rows from, i64 width, const float* matrix) const {
@@ -62,14 +66,17 @@ struct Hymba {
     void mixer(Team& team, i64 l) const {
         const HymbaLayer& w = layers[l];
         const HymbaPlace& at = places[l];
-        const i64 start = attention_columns(at), tasks = at.attention ? call.n * s.kv_heads : 0;
-        const i64 blocks = at.mamba ? (s.inner + BLOCK - 1) / BLOCK : 0;
+        const i64 start = attention_columns(at), tasks = at.attention ? i64(blocks.size()) * s.kv_heads : 0;
+        const i64 parts = at.mamba ? (s.inner + BLOCK - 1) / BLOCK : 0, inputs = spans.size() * parts;
+        const bool keeps = at.attention && at.owns, alone = i64(spans.size()) == call.n;
         gemm(team, x.data, x.stride, call.n, s.hidden, w.in_proj, start + (at.mamba ? 2 * s.inner : 0), true,
-             Put{projected.data, projected.stride, norms(team)});
-        team.each(tasks + call.n * blocks, [&](i64 task) {
-            if (task < tasks) return attention(desks.of(team.thread), l, task / s.kv_heads, task % s.kv_heads);
-            task -= tasks;
-            convolution(l, task / blocks, task % blocks * BLOCK, start);
+             Put{projected.data, projected.stride, norms(team, x, call.n)});
+        if (keeps && !alone) team.each(call.n * s.kv_heads, [&](i64 t) { keep(at, t / s.kv_heads, t % s.kv_heads); });
+        team.each(inputs + tasks, [&](i64 task) {
+            if (task < inputs) return convolution(l, spans[task / parts], task % parts * BLOCK, start);
+            const i64 block = (task - inputs) / s.kv_heads, head = (task - inputs) % s.kv_heads;
+            if (keeps && alone) keep(at, blocks[block].begin, head);
+            attention(desks.of(team.thread), at, blocks[block], head);
         }, 16);
         if (at.mamba) recurrence(team, l, start + s.inner);
         if (at.attention && at.mamba) team.each(call.n, [&](i64 r) { average(w, r); });
@@ -77,74 +84,97 @@ struct Hymba {
     }
 
     // -- attention -----------------------------------------------------------------------------------------------------
-    void attention(Desk desk, i64 l, i64 r, i64 j) const {
-        const HymbaPlace& at = places[l];
-        const i64 position = call.positions[r], group = s.heads / s.kv_heads, queries = s.heads * s.key_dim;
-        float* out = a[r] + j * group * s.value_dim;
-        if (position < 0) {
-            std::memset(out, 0, sizeof(float) * group * s.value_dim);
-            return;
-        }
-        const float *turns = outer.turns + (position + s.meta) * 2 * s.key_dim, *from = projected[r];
-        float *key = own_key(at, r, j), *value = own_value(at, r, j);
-        if (at.owns) {
-            turn(key, from + queries + j * s.key_dim, turns, s.key_dim, false);
-            std::memcpy(value, from + queries + s.kv_heads * s.key_dim + j * s.value_dim, sizeof(float) * s.value_dim);
-            if (at.global)
-                keep_token(state.whole, at.kind_index, j, call.rows[r], position, key, s.key_dim, value, s.value_dim);
-        }
-        for (i64 g = 0; g < group; g++)
-            turn(desk.query + g * s.key_dim, from + (j * group + g) * s.key_dim, turns, s.key_dim, false);
-        attend(desk, group, seen(desk.segments, at, r, j), s.key_dim, s.value_dim, out);
-    }
+    const float* turns(i64 r) const { return outer.turns + (call.positions[r] + s.meta) * 2 * s.key_dim; }
 
     float* own_key(const HymbaPlace& at, i64 r, i64 j) const {
-        return keys[at.kv_index * call.n + r] + j * s.key_dim;
+        return keys + ((at.kv_index * s.kv_heads + j) * call.n + r) * s.key_dim;
     }
     float* own_value(const HymbaPlace& at, i64 r, i64 j) const {
-        return values[at.kv_index * call.n + r] + j * s.value_dim;
+        return values + ((at.kv_index * s.kv_heads + j) * call.n + r) * s.value_dim;
     }
 
-    // Meta tokens; then the whole text, or what the ring holds within reach and the token itself.
-    i64 seen(Segment* to, const HymbaPlace& at, i64 r, i64 j) const {
-        const i64 position = call.positions[r], row = call.rows[r], head = at.kv_index * s.kv_heads + j;
+    // A token's key and value; those of global layers go into the state at once.
+    void keep(const HymbaPlace& at, i64 r, i64 j) const {
+        if (call.positions[r] < 0) return;
+        const float *from = projected[r] + s.heads * s.key_dim, *value = from + s.kv_heads * s.key_dim;
+        turn(own_key(at, r, j), from + j * s.key_dim, turns(r), s.key_dim, false);
+        std::memcpy(own_value(at, r, j), value + j * s.value_dim, sizeof(float) * s.value_dim);
+        if (at.global) store_own(state.whole, at, r, j);
+    }
+
+    void store_own(const Cache& cache, const HymbaPlace& at, i64 r, i64 j) const {
+        keep_token(cache, at.kind_index, j, call.rows[r], call.positions[r], own_key(at, r, j), s.key_dim,
+                   own_value(at, r, j), s.value_dim);
+    }
+
+    void attention(Desk desk, const HymbaPlace& at, Span block, i64 j) const {
+        const i64 first = block.begin, group = s.heads / s.kv_heads, tokens = block.size();
+        const i64 wide = group * s.value_dim;
+        if (call.positions[first] < 0) {
+            std::memset(a[first] + j * wide, 0, sizeof(float) * wide);
+            return;
+        }
+        for (i64 t = 0; t < tokens; t++)
+            for (i64 g = 0; g < group; g++)
+                turn(desk.query + (t * group + g) * s.key_dim, projected[first + t] + (j * group + g) * s.key_dim,
+                     turns(first + t), s.key_dim, false);
+        Sight sight{tokens};
+        if (!at.global) sight = {tokens, s.meta, std::max<i64>(0, reach() - call.positions[first])};
+        attend(desk, sight, tokens * group, seen(desk.segments, at, block, j), s.key_dim, s.value_dim);
+        for (i64 t = 0; t < tokens; t++)
+            std::memcpy(a[first + t] + j * wide, desk.out + t * wide, sizeof(float) * wide);
+    }
+
+    // Text tokens before itself that a token sees in a windowed layer.
+    i64 reach() const { return std::min(s.reach, state.ring.page); }
+
+    // Meta tokens; then the text up to the block's last token, in windowed layers from where its first one sees: what
+    // the ring holds of it, and the call's own.
+    i64 seen(Segment* to, const HymbaPlace& at, Span block, i64 j) const {
+        const i64 row = call.rows[block.begin], head = at.kv_index * s.kv_heads + j;
         i64 n = 0;
-        if (s.meta)
-            to[n++] = {state.meta_keys + head * s.meta * s.key_dim, state.meta_values + head * s.meta * s.value_dim, s.meta};
-        if (at.global) return n + state.whole.segments(at.kind_index, j, row, position + 1, to + n);
+        const float *k = state.meta_keys + head * s.meta * s.key_dim;
+        const float *v = state.meta_values + head * s.meta * s.value_dim;
+        if (s.meta) to[n++] = {k, v, s.meta};
+        if (at.global)
+            return n + state.whole.segments(at.kind_index, j, row, call.positions[block.end - 1] + 1, to + n);
+        const i64 start = call.positions[block.first], from = std::max<i64>(0, call.positions[block.begin] - reach());
         const Cache& ring = state.ring;
-        const i64 count = std::min({position, s.reach, ring.page}), slot = (position - count) % ring.page;
-        const i64 first = std::min(count, ring.page - slot);
-        const float *k = ring.key(at.kind_index, j, row), *v = ring.value(at.kind_index, j, row);
-        if (first) to[n++] = {k + slot * s.key_dim, v + slot * s.value_dim, first};
-        if (count > first) to[n++] = {k, v, count - first};
-        to[n++] = {own_key(at, r, j), own_value(at, r, j), 1};
+        k = ring.key(at.kind_index, j, row), v = ring.value(at.kind_index, j, row);
+        for (i64 p = from; p < start;) {
+            const i64 slot = p % ring.page, count = std::min(start - p, ring.page - slot);
+            to[n++] = {k + slot * s.key_dim, v + slot * s.value_dim, count};
+            p += count;
+        }
+        const i64 own = block.first + std::max<i64>(0, from - start);
+        to[n++] = {own_key(at, own, j), own_value(at, own, j), block.end - own};
         return n;
     }
 
     // At the end of the step, as a new token takes the place of one that layers which share the ring still see.
-    void keep_rings(i64 r) const {
-        if (call.positions[r] < 0) return;
+    void keep_rings(Span span) const {
+        if (call.positions[span.begin] < 0) return;
+        const i64 first = std::max(span.begin, span.end - state.ring.page);
         for (i64 l = 0; l < s.layers; l++) {
             const HymbaPlace& at = places[l];
             if (!at.attention || !at.owns || at.global) continue;
             for (i64 j = 0; j < s.kv_heads; j++)
-                keep_token(state.ring, at.kind_index, j, call.rows[r], call.positions[r], own_key(at, r, j), s.key_dim,
-                           own_value(at, r, j), s.value_dim);
+                for (i64 r = first; r < span.end; r++) store_own(state.ring, at, r, j);
         }
     }
 
     // -- Mamba ---------------------------------------------------------------------------------------------------------
-    void convolution(i64 l, i64 r, i64 begin, i64 start) const {
+    void convolution(i64 l, Span span, i64 begin, i64 start) const {
         const i64 i = places[l].ssm_index;
         const float* first = state.meta_conv ? state.meta_conv + i * (s.taps - 1) * s.inner : nullptr;
-        convolve(mixed[r], projected[r] + start, state.conv.at(i, call.rows[r]), first, layers[l].conv_weight,
-                 layers[l].conv_bias, s.taps, s.inner, call.positions[r], begin, std::min(s.inner, begin + BLOCK));
+        const Filter filter{layers[l].conv_weight, layers[l].conv_bias, first, s.taps, s.inner};
+        convolve(mixed, {projected.data + start, projected.stride}, span, call.positions[span.begin], filter,
+                 state.conv.at(i, call.rows[span.begin]), begin, std::min(s.inner, begin + BLOCK));
     }
 
     void recurrence(Team& team, i64 l, i64 gate) const {
         const HymbaLayer& w = layers[l];
-        const i64 blocks = (s.inner + CHANNELS - 1) / CHANNELS;
+        const i64 parts = (s.inner + CHANNELS - 1) / CHANNELS;
         gemm(team, mixed.data, mixed.stride, call.n, s.inner, w.x_proj, s.rank + 2 * s.states, true,
              Put{low.data, low.stride, nullptr});
         team.each(call.n, [&](i64 r) {
@@ -154,7 +184,10 @@ struct Hymba {
         });
         gemm(team, low.data, low.stride, call.n, s.rank, w.dt_proj, s.inner, true,
              PutSoftplus{dt.data, dt.stride, w.dt_bias});
-        team.each(call.n * blocks, [&](i64 task) { channels(l, task / blocks, task % blocks * CHANNELS, gate); });
+        team.each(spans.size() * parts, [&](i64 task) {
+            const Span span = spans[task / parts];
+            for (i64 r = span.begin; r < span.end; r++) channels(l, r, task % parts * CHANNELS, gate);
+        });
     }
 
     void normalise(float* v, i64 n, const float* weight) const {
@@ -171,12 +204,13 @@ struct Hymba {
         }
         float* h = state.ssm.at(i, call.rows[r]);
         const float* first = state.meta_ssm ? state.meta_ssm + i * s.inner * s.states : nullptr;
-        const float *before = position ? h : first, *B = low[r] + s.rank;
-        for (i64 c = begin; c < end; c++) {
-            const float in = mixed[r][c];
-            const float out = channel_step(in, dt[r][c], w.A + c * s.states, B, B + s.states,
-                                           before ? before + c * s.states : nullptr, h + c * s.states, s.states);
-            y[r][c] = (out + w.D[c] * in) * silu(projected[r][gate + c]);
+        const float *before = position ? h : first, *B = low[r] + s.rank, *C = B + s.states;
+        for (i64 c = begin; c < end; c += LANES) {
+            const i64 count = std::min<i64>(LANES, end - c), at = c * s.states;
+            const V out = channels_step(mixed[r] + c, dt[r] + c, count, w.A + at, B, C, before ? before + at : nullptr,
+                                        h + at, s.states);
+            const V own = load(w.D + c) * load(mixed[r] + c);
+            store_some(y[r] + c, (out + own) * silu(load(projected[r] + gate + c)), count);
         }
     }
 
@@ -189,25 +223,29 @@ struct Hymba {
             one[i] = one[i] * first * w.attention_norm[i] + other[i] * second * w.mamba_norm[i];
     }
 
-    static constexpr i64 BLOCK = 256, CHANNELS = 64;
+    static constexpr i64 BLOCK = 64, CHANNELS = 32;
 };
 
 static i64 hymba_step(const Sizes& s, const Outer& outer, const HymbaLayer* layers, const HymbaPlace* places,
                       const HymbaState& state, const Call& call) {
     thread_local Phases phases;
-    thread_local Buffer x, projected, a, y, mixed, low, dt, mid, keys, values, scales, desk;
+    thread_local Buffer x, projected, a, y, mixed, low, dt, mid, picked, keys, values, scales, desk;
+    thread_local std::vector<Span> spans, blocks;
     if (const i64 wrong = mistake(s, &state.whole, state.rows, call)) return wrong;
     i64 sources = 0;
     for (i64 l = 0; l < s.layers; l++) sources += places[l].attention && places[l].owns;
-    const i64 longest = s.meta + std::max(state.whole.length, state.ring.page + 1);
-    const i64 wide = s.heads * s.key_dim + s.kv_heads * (s.key_dim + s.value_dim) + 2 * s.inner, n = call.n;
-    const Desks desks(desk, call.threads, s.heads / s.kv_heads, s.key_dim, longest,
+    const i64 n = call.n, group = s.heads / s.kv_heads, heads = sources * s.kv_heads;
+    const i64 block = i64(cut(call, n, spans).size()) == n ? 1 : tokens_of_block(group);
+    const i64 longest = s.meta + std::max(state.whole.length, state.ring.page + block);
+    const i64 wide = s.heads * s.key_dim + s.kv_heads * (s.key_dim + s.value_dim) + 2 * s.inner;
+    const Desks desks(desk, call.threads, block * group, s.key_dim, s.value_dim, longest,
                       state.whole.length / state.whole.page + 5);
     const Hymba model{s, outer, layers, places, state, call, Rows::in(x, n, s.hidden), Rows::in(projected, n, wide),
                       Rows::in(a, n, s.heads * s.value_dim), Rows::in(y, n, s.inner), Rows::in(mixed, n, s.inner),
                       Rows::in(low, n, s.rank + 2 * s.states), Rows::in(dt, n, s.inner),
-                      Rows::in(mid, n, s.intermediate), Rows::in(keys, sources * n, s.kv_heads * s.key_dim),
-                      Rows::in(values, sources * n, s.kv_heads * s.value_dim), scales.get(call.threads * n), desks};
-    together(phases, 10 * s.layers + 3, call.threads, [&](Team& team) { model.run(team); });
+                      Rows::in(mid, n, s.intermediate), Rows::in(picked, call.outputs, s.hidden),
+                      keys.get(heads * n * s.key_dim), values.get(heads * n * s.value_dim),
+                      scales.get(call.threads * n), desks, spans, cut(call, block, blocks)};
+    together(phases, 11 * s.layers + 4, call.threads, [&](Team& team) { model.run(team); });
     return NOTHING;
 }

@@ -79,11 +79,11 @@ class HymbaParts(ctypes.Structure):
 
 
 class Call(ctypes.Structure):
-    """`step.h`: one token for each of n rows."""
+    """`step.h`: n tokens, and those whose logits are wanted."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("n", "threads")),
-        *((name, ctypes.c_void_p) for name in ("ids", "positions", "rows", "logits")),
+        *((name, ctypes.c_int64) for name in ("n", "threads", "outputs")),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "rows", "wanted", "logits")),
         ("logits_stride", ctypes.c_int64),
     ]
 
@@ -96,6 +96,17 @@ class Draw(ctypes.Structure):
         ("logits", ctypes.c_void_p),
         ("stride", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("seeds", "steps", "temperature", "tokens", "logprobs")),
+    ]
+
+
+class Burst(ctypes.Structure):
+    """`burst.h`: rows that draw, and the columns of all rows."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n", "steps", "threads", "vocab", "ends_count", "places")),
+        *((name, ctypes.c_void_p) for name in ("rows", "ends", "logits")),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "drawn", "seeds", "limit", "temperature")),
+        *((name, ctypes.c_void_p) for name in ("finished", "ignores_end", "tokens", "logprobs")),
     ]
 
 
@@ -112,14 +123,14 @@ def library() -> ctypes.CDLL | None:
 def opened(path: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(path))
     found.nlrl_lanes.restype = ctypes.c_int64
-    for name in STEPS:
+    for name in (*STEPS, "nlrl_burst"):
         getattr(found, name).restype = ctypes.c_int64
     found.nlrl_sample.restype = None
     return found
 
 
 STEPS = ("nlrl_decoder_step", "nlrl_bimamba_step", "nlrl_hymba_step")
-"""Functions that make one step; each returns 0 or the number of a mistake."""
+"""Functions that read tokens; each returns 0 or the number of a mistake, and so does nlrl_burst."""
 
 
 def build(more_flags: Sequence[str] = ()) -> Path:

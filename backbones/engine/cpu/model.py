@@ -1,4 +1,4 @@
-"""A backbone whose decoding step is one native call.
+"""A backbone that reads tokens in one native call: a decoding step of many rows, or pieces of many prompts.
 
 fast = compile_model(model)                             # None: use the model itself
 logits = fast.logits(ids, positions, rows, state)       # state: what model.hidden would have been given, or pages
@@ -16,19 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlrl.backbones.backbone import Backbone
 from nlrl.backbones.decode_state import DecodeState
 from nlrl.backbones.engine.cpu import library
 from nlrl.backbones.engine.cpu.pack import Packed
 from nlrl.backbones.engine.cpu.pack_decoders import diff_transformer, ngpt, transformer
 from nlrl.backbones.engine.cpu.pack_recurrent import bimamba, hymba
+from nlrl.backbones.engine.rows import Rows
+from nlrl.backbones.network import Network
 
 log = logging.getLogger(__name__)
 WIDEST_HEAD = 512
-TOKENS_A_THREAD = 1 << 14
-"""Of rows times vocabulary: a thread that draws fewer costs more than it does."""
 MISTAKES = ("", "an id is not in the vocabulary", "a position is below -1 or has no room in the state",
-            "a row is not in the state", "a live position's page is not in the state")  # fmt: skip
+            "a row is not in the state", "a live position's page is not in the state",
+            "a row's tokens do not stand side by side at successive positions",
+            "a token is wanted that is not there")  # fmt: skip
 """What the numbers mean that steps return (`step.h`: Wrong)."""
 
 
@@ -38,7 +39,7 @@ PACKERS: dict[str, Callable[[Any, int], Packed]] = {
 """model_type -> (model, lanes) -> its weights as the native step reads them."""
 
 
-def compile_model(model: Backbone) -> CpuModel | None:
+def compile_model(model: Network) -> CpuModel | None:
     """The model's native form; None, said once in the log, where its architecture, its type or the machine has none.
 
     Its weights are copied: call `refresh` when the model's have changed.
@@ -51,7 +52,7 @@ def compile_model(model: Backbone) -> CpuModel | None:
     return None if built is None else CpuModel(model, built)
 
 
-def _unsuitable(model: Backbone) -> str:
+def _unsuitable(model: Network) -> str:
     if model.config.model_type not in PACKERS:
         return f"models of the type {model.config.model_type!r}"
     if model.device.type != "cpu" or model.dtype != torch.float32:
@@ -69,7 +70,7 @@ def _say_once(text: str) -> None:
 class CpuModel:
     """See `compile_model`. For one thread at a time; a call uses `torch.get_num_threads()` threads."""
 
-    def __init__(self, model: Backbone, built: ctypes.CDLL):
+    def __init__(self, model: Network, built: ctypes.CDLL):
         self._model, self._library = model, built
         self._turns: Tensor | None = None
         self.refresh()
@@ -87,31 +88,51 @@ class CpuModel:
         self._step = getattr(self._library, packed.step)
         self._prepare_turns(self._turns.shape[0] if self._turns is not None else 0)
 
-    def logits(self, ids: Tensor, positions: Tensor, rows: Tensor, state: DecodeState) -> Tensor:
-        """Reads one token a row, writing into the state in place, and gives the logits after it.
+    def logits(
+        self, ids: Tensor, positions: Tensor, rows: Tensor, state: DecodeState, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Reads tokens, writing into the state in place, and gives the logits after them.
 
         Args:
-            ids, positions, rows: int64 `(n,)`: token, its position, its row in the state; rows are distinct. Position
-                -1 leaves no trace, and its logits are noise.
+            ids, positions, rows: int64 `(n,)`: tokens, their positions, their rows in the state. Tokens of one row
+                stand side by side at successive positions, as in a piece of its text. Position -1 leaves no trace, and
+                its logits are noise.
             state: the model's `new_state` or `new_paged_state`, float32 on the CPU.
-        Returns: float32 `(n, vocab)`.
+            wanted: int64 `(m,)`, the tokens (0 .. n - 1) whose logits are wanted; None for all.
+        Returns: float32 `(m, vocab)`.
         Raises:
             ValueError: an argument has another type or shape, or names what the state or the vocabulary does not have;
                 nothing was written.
         """
-        n, vocab = len(ids), self._packed.sizes["vocab"]
-        logits = torch.empty(n, vocab)
+        n, outputs, vocab = len(ids), len(ids if wanted is None else wanted), self._packed.sizes["vocab"]
+        logits = torch.empty(outputs, vocab)
         if n == 0:
             return logits
-        held = self._packed.held(state)
-        if held.length + self._sizes.meta > self._sizes.turns:
-            self._prepare_turns(held.length + self._sizes.meta)
+        parts = self._parts(state)
         where = [_int64(name, part, n) for name, part in (("ids", ids), ("positions", positions), ("rows", rows))]
-        call = library.Call(n, torch.get_num_threads(), *where, logits.data_ptr(), vocab)
-        wrong = self._step(*map(ctypes.byref, (self._sizes, self._outer, *self._layers, *held.parts, call)))
-        if wrong:
-            raise ValueError(f"{MISTAKES[wrong]}; nothing was read")
+        some = None if wanted is None else _int64("wanted", wanted, outputs)
+        call = library.Call(n, torch.get_num_threads(), outputs, *where, some, logits.data_ptr(), vocab)
+        _check(self._step(_addresses(parts), ctypes.byref(call)))
         return logits
+
+    def burst(self, rows: Rows, where: Tensor, ends: Tensor, state: DecodeState, steps: int) -> None:
+        """Feeds some rows their last tokens and draws the next, `steps` times; who is finished does no further step.
+
+        Args:
+            rows: on the CPU; written in place, tokens and logprobs from column 0 on.
+            where: int64 `(n,)`, the rows that run.
+            ends: int64, end tokens.
+            state: of all rows, as in `logits`.
+        Raises:
+            ValueError: as in `logits`; the steps before are done.
+        """
+        n, vocab = len(where), self._packed.sizes["vocab"]
+        logits, parts = torch.empty(n, vocab), self._parts(state)
+        columns = (rows.ids, rows.positions, rows.steps, rows.seeds, rows.limit, rows.temperature, rows.finished)
+        given = (where, ends, logits, *columns, rows.ignores_end, rows.tokens, rows.logprobs)
+        sizes = (n, steps, torch.get_num_threads(), vocab, len(ends), rows.tokens.shape[1])
+        order = library.Burst(*sizes, *(part.data_ptr() for part in given))
+        _check(self._library.nlrl_burst(self._step, _addresses(parts), ctypes.byref(order)))
 
     def sample(self, logits: Tensor, seeds: Tensor, steps: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Draws a token for every row with the noise of `sampler.gumbel_noise`: the same tokens, ties aside.
@@ -129,14 +150,20 @@ class CpuModel:
             raise ValueError(f"temperature must be float32 ({n},)")
         tokens, logprobs = torch.empty(n, dtype=torch.int64), torch.empty(n)
         temperature = temperature.contiguous()
-        threads = min(torch.get_num_threads(), 1 + n * vocab // TOKENS_A_THREAD)
         draw = library.Draw(
-            n, vocab, threads, logits.data_ptr(), logits.stride(0),
+            n, vocab, torch.get_num_threads(), logits.data_ptr(), logits.stride(0),
             _int64("seeds", seeds, n), _int64("steps", steps, n), temperature.data_ptr(),
             tokens.data_ptr(), logprobs.data_ptr(),
         )  # fmt: skip
         self._library.nlrl_sample(ctypes.byref(draw))
         return tokens, logprobs
+
+    def _parts(self, state: DecodeState) -> tuple[Any, ...]:
+        """What the native functions take, in order."""
+        held = self._packed.held(state)
+        if held.length + self._sizes.meta > self._sizes.turns:
+            self._prepare_turns(held.length + self._sizes.meta)
+        return self._sizes, self._outer, *self._layers, *held.parts
 
     def _prepare_turns(self, count: int) -> None:
         """Rotary tables for `count` positions."""
@@ -146,6 +173,15 @@ class CpuModel:
             self._sizes.turns = count
         turns = 0 if self._turns is None else _float(self._turns)
         self._outer = library.Outer(_float(self._packed.embedding), _float(self._packed.lm_head), turns)
+
+
+def _addresses(parts: tuple[Any, ...]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(parts))(*map(ctypes.addressof, parts))
+
+
+def _check(wrong: int) -> None:
+    if wrong:
+        raise ValueError(f"{MISTAKES[wrong]}; nothing was read")
 
 
 def _float(tensor: Tensor) -> int:

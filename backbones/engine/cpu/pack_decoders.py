@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlrl.backbones.diff_transformer.modeling import DiffTransformerForCausalLM
+from nlrl.backbones.diff_transformer.network import DiffTransformerNetwork
 from nlrl.backbones.engine.cpu.pack import Layer, Packed, beside, gated, panels, scaled_queries, table, turn_table
 from nlrl.backbones.engine.cpu.states import keys_and_values
-from nlrl.backbones.ngpt.modeling import NGPTForCausalLM, official_rotary
+from nlrl.backbones.ngpt.network import NGPTNetwork, official_rotary
 from nlrl.backbones.rotary import rotary
-from nlrl.backbones.transformer.modeling import TransformerForCausalLM
+from nlrl.backbones.transformer.network import TransformerNetwork
 
 PLAIN, NGPT, DIFFERENTIAL_1, DIFFERENTIAL_2 = range(4)
 """`decoder.h`: Kind."""
@@ -27,7 +27,7 @@ def _decoder_sizes(config, **more) -> dict[str, Any]:
     return fields | more
 
 
-def transformer(model: TransformerForCausalLM, lanes: int) -> Packed:
+def transformer(model: TransformerNetwork, lanes: int) -> Packed:
     c = model.config
 
     def packed(layer) -> Layer:
@@ -50,7 +50,7 @@ def transformer(model: TransformerForCausalLM, lanes: int) -> Packed:
     )
 
 
-def ngpt(model: NGPTForCausalLM, lanes: int) -> Packed:
+def ngpt(model: NGPTNetwork, lanes: int) -> Packed:
     c = model.config
 
     def packed(layer) -> Layer:
@@ -81,7 +81,7 @@ def ngpt(model: NGPTForCausalLM, lanes: int) -> Packed:
     )
 
 
-def diff_transformer(model: DiffTransformerForCausalLM, lanes: int) -> Packed:
+def diff_transformer(model: DiffTransformerNetwork, lanes: int) -> Packed:
     c = model.config
     queries = 2 * c.num_attention_heads * c.head_dim
 

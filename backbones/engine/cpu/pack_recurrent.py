@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, unpack_signs
-from nlrl.backbones.bimamba.modeling import BiMambaForCausalLM
+from nlrl.backbones.bimamba.network import BiMambaNetwork
 from nlrl.backbones.engine.cpu.pack import Layer, Packed, gated, panels, scaled_queries, table, turn_table
 from nlrl.backbones.engine.cpu.states import hymba_state, windows_and_states
-from nlrl.backbones.hymba.modeling import HymbaForCausalLM
+from nlrl.backbones.hymba.network import HymbaNetwork
 from nlrl.backbones.rotary import rotary
 
 
-def bimamba(model: BiMambaForCausalLM, lanes: int) -> Packed:
+def bimamba(model: BiMambaNetwork, lanes: int) -> Packed:
     c = model.config
 
     def packed(layer) -> Layer:
@@ -52,7 +52,7 @@ def _dense(linear: nn.Module) -> Tensor:
     return linear.dense() if isinstance(linear, FBILinear) else linear.weight  # pyright: ignore[reportReturnType]
 
 
-def hymba(model: HymbaForCausalLM, lanes: int) -> Packed:
+def hymba(model: HymbaNetwork, lanes: int) -> Packed:
     c = model.config
     model._meta.refresh(model)  # what the meta tokens leave is in the states, and follows the weights too
 
@@ -91,7 +91,7 @@ def _mamba(mamba, lanes: int) -> Layer:
         panels(mamba.dt_proj.weight, lanes),
         _padded(mamba.dt_proj.bias, 2 * lanes),
         -mamba.A_log.float().exp(),
-        table(mamba.D),
+        _padded(mamba.D, 2 * lanes),
     )
 
 

@@ -70,7 +70,11 @@ static void draw_row(const Draw& draw, i64 row) {
     draw.logprobs[row] = logits[draw.tokens[row]] - (top + std::log(sum(total)));
 }
 
+// A thread that draws from fewer numbers costs more than it does.
+constexpr i64 NUMBERS_A_THREAD = 1 << 14;
+
 static void sample(const Draw& draw) {
     thread_local Phases phases;
-    together(phases, 1, draw.threads, [&](Team& team) { team.each(draw.n, [&](i64 row) { draw_row(draw, row); }); });
+    const i64 threads = std::min(draw.threads, 1 + draw.n * draw.vocab / NUMBERS_A_THREAD);
+    together(phases, 1, threads, [&](Team& team) { team.each(draw.n, [&](i64 row) { draw_row(draw, row); }); });
 }

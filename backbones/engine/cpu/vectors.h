@@ -40,15 +40,26 @@ static inline void store_some(float* p, V v, i64 count) {
     for (i64 i = 0; i < count; i++) p[i] = lanes[i];
 }
 
-// Sums of the lanes: lane j of the result is the sum of vector j. Each round halves the number of vectors and adds the
-// halves of pairs of lanes that are S apart.
+// Of all pairs of lanes that are S apart, in two vectors, a gets the first ones and b the second ones.
 template <int S, int... L>
-static inline V halved(V a, V b, std::integer_sequence<int, L...>) {
-    constexpr I even = {((L & S) ? LANES + L - S : L)...};
-    constexpr I odd = {((L & S) ? LANES + L : L + S)...};
-    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+static inline void exchange(V& a, V& b, std::integer_sequence<int, L...>) {
+    constexpr I first = {((L & S) ? LANES + L - S : L)...};
+    constexpr I second = {((L & S) ? LANES + L : L + S)...};
+    const V firsts = __builtin_shuffle(a, b, first);
+    b = __builtin_shuffle(a, b, second);
+    a = firsts;
 }
 
+// A square of LANES vectors is turned over: lane j of vector i and lane i of vector j change places.
+template <int S = 1>
+static inline void turn_over(V (&v)[LANES]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & S)) exchange<S>(v[i], v[i + S], std::make_integer_sequence<int, LANES>{});
+    if constexpr (2 * S < LANES) turn_over<2 * S>(v);
+}
+
+// Sums of the lanes: lane j of the result is the sum of vector j. Each round halves the number of vectors.
 template <int S = 1>
 static inline V lane_sums(V (&v)[LANES / S]) {
     if constexpr (S == LANES) {
@@ -56,33 +67,38 @@ static inline V lane_sums(V (&v)[LANES / S]) {
     } else {
         V next[LANES / S / 2];
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES / S / 2; i++)
-            next[i] = halved<S>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, LANES>{});
+        for (int i = 0; i < LANES / S / 2; i++) {
+            exchange<S>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, LANES>{});
+            next[i] = v[2 * i] + v[2 * i + 1];
+        }
         return lane_sums<2 * S>(next);
     }
-}
-
-static inline float sum(V v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
-}
-
-static inline float largest(V v) {
-    float most = v[0];
-    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
-    return most;
 }
 
 static inline V maximum(V a, V b) { return a > b ? a : b; }
 static inline V minimum(V a, V b) { return a < b ? a : b; }
 
+// op of all lanes, in every lane: of lane i and lane i ^ S, for ever smaller S.
+template <int S = LANES / 2, class Op, int... L>
+static inline V folded(V v, Op op, std::integer_sequence<int, L...> lanes) {
+    constexpr I other = {(L ^ S)...};
+    v = op(v, __builtin_shuffle(v, other));
+    if constexpr (S > 1) v = folded<S / 2>(v, op, lanes);
+    return v;
+}
+
+static inline float sum(V v) {
+    return folded(v, [](V a, V b) { return a + b; }, std::make_integer_sequence<int, LANES>{})[0];
+}
+
+static inline float largest(V v) { return folded(v, maximum, std::make_integer_sequence<int, LANES>{})[0]; }
+
 // exp to about one unit in the last place; below -87 the smallest normal number, so that -inf adds nothing to a sum.
 // x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts (Cody, Waite 1980), a Taylor polynomial of degree 7 for e^r.
 static inline V exp(V x) {
     x = minimum(maximum(x, all(-87.0f)), all(88.0f));
-    const V shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    V n = (x * 1.44269504f + shift) - shift;
+    const V shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, which the lowest bits are
+    const V shifted = x * 1.44269504f + shift, n = shifted - shift;
     V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     V p = all(1.0f / 5040);
     p = p * r + 1.0f / 720;
@@ -92,7 +108,7 @@ static inline V exp(V x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return p * as_float((__builtin_convertvector(n, I) + 127) << 23);
+    return as_float(as_bits(p) + (as_bits(shifted) << 23));
 }
 
 // Natural logarithm of positive normal numbers to a few units in the last place, near 1 too.

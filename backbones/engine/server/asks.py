@@ -70,7 +70,7 @@ class Asker:
     """Knows the tokenizer, the context and the names of the weights.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerFast`.
+        tokenizer: a `PreTrainedTokenizerFast` or a `PlainTokenizer`.
         context: tokens that a prompt and its answer may have together; None: no limit.
     """
 

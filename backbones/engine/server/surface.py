@@ -40,7 +40,7 @@ class ServedEngine(Protocol):
 
     name: str
     tokenizer: Any
-    """A `PreTrainedTokenizerFast`."""
+    """A `PreTrainedTokenizerFast` or a `PlainTokenizer`."""
     context: int | None
     """Tokens that a prompt and its answer may have together; None: no limit."""
 

@@ -15,7 +15,7 @@ class Vocabulary:
     """Bytes and names of tokens, for byte-level, byte-fallback and plain vocabularies.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerFast`.
+        tokenizer: a `PreTrainedTokenizerFast` or a `PlainTokenizer`.
     """
 
     def __init__(self, tokenizer: Any) -> None:

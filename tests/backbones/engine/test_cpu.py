@@ -131,6 +131,56 @@ def test_logits_are_those_of_pytorch_over_steps_with_rows_in_any_order(name, pag
     torch.testing.assert_close(in_torch(model, ids, positions, ours), expected, rtol=0, atol=1e-4)
 
 
+PIECES = torch.tensor([1, 24, 2, 3, 30, 5, 17, 1, 31])
+"""Tokens that are read of each row at once."""
+
+
+def read_pieces(model, fast, starts, theirs, ours) -> None:
+    """Both read the same pieces, rows in any order; all logits are compared."""
+    ids, order, places = torch.randint(VOCAB, (len(starts), LENGTH)), torch.randperm(len(starts)), torch.arange(31)
+    padded = (starts[:, None] + places).where(places < PIECES[:, None], -1)
+    rows, columns = order.repeat_interleave(PIECES[order]), torch.cat([torch.arange(PIECES[row]) for row in order])
+    expected = model.logits(model.hidden(ids[:, :31], padded, state=theirs))[rows, columns]
+    found = fast.logits(ids[rows, columns], padded[rows, columns], rows, ours)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("pages", [False, True], ids=["rows", "pages"])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_pieces_of_texts_are_read_as_pytorch_reads_them(name, pages):
+    model = make(name)
+    fast, n = compiled(model), len(READ)
+    theirs = model.new_state(n, LENGTH)
+    ours = paged(model, n) if pages else model.new_state(n, LENGTH)
+    read(model, [theirs, ours])
+    read_pieces(model, fast, READ, theirs, ours)
+    # Both go on from what was written; only two rows are asked what comes next.
+    ends, ids, two = READ + PIECES, torch.randint(VOCAB, (n,)), torch.tensor([n - 1, 2])
+    expected = in_torch(model, ids, ends, theirs)[two]
+    found = fast.logits(ids, ends, torch.arange(n), ours, wanted=two)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    expected = in_torch(model, ids, ends + 1, theirs)
+    torch.testing.assert_close(in_torch(model, ids, ends + 1, ours), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["transformer", "diff-1", "bimamba", "hymba"])
+@torch.no_grad()
+def test_a_text_may_be_cut_anywhere_and_nobody_else_notices(name):
+    model = make(name)
+    fast, ids = compiled(model), torch.randint(VOCAB, (50,))
+    once, cut = paged(model, 1), paged(model, 3)
+    whole = fast.logits(ids, torch.arange(50), torch.zeros(50, dtype=torch.int64), once)
+    for start, end in ((0, 1), (1, 20), (20, 21), (21, 29), (29, 50)):
+        other = torch.randint(VOCAB, (7,))
+        given = torch.cat((other, ids[start:end]))
+        positions = torch.cat((torch.arange(7) + start % 40, torch.arange(start, end)))
+        rows = torch.tensor([0] * 7 + [2] * (end - start))
+        wanted = torch.arange(7, len(given))
+        found = fast.logits(given, positions, rows, cut, wanted)
+        torch.testing.assert_close(found, whole[start:end], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["transformer", "diff-1", "bimamba", "hymba"])
 @torch.no_grad()
 def test_some_rows_may_step_while_others_and_padding_leave_no_trace(name):
@@ -215,11 +265,16 @@ def test_what_does_not_exist_is_refused_and_nothing_is_written():
     wrong = [
         (0, torch.tensor([0, VOCAB]), "id"), (1, torch.tensor([0, LENGTH]), "position"),
         (1, torch.tensor([0, -2]), "position"), (2, torch.tensor([0, 2]), "row"), (0, good[0].int(), "ids"),
-        (2, good[2][:1], "rows"),
+        (2, good[2][:1], "rows"), (2, torch.tensor([1, 1]), "successive"),
     ]  # fmt: skip
     for place, value, word in wrong:
         with pytest.raises(ValueError, match=word):
             fast.logits(*good[:place], value, *good[place + 1 :], state)
+    apart = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    with pytest.raises(ValueError, match="side by side"):
+        fast.logits(*apart, state)
+    with pytest.raises(ValueError, match="wanted"):
+        fast.logits(*good, state, wanted=torch.tensor([2]))
     state.table[1, 0] = 10_000
     with pytest.raises(ValueError, match="page"):
         fast.logits(*good, state)
@@ -309,3 +364,4 @@ def test_narrower_registers_give_the_same_logits(flags, tmp_path, monkeypatch):
         ids = torch.randint(VOCAB, (n,))
         expected = in_torch(model, ids, READ, theirs)
         torch.testing.assert_close(fast.logits(ids, READ, torch.arange(n), ours), expected, rtol=0, atol=1e-4)
+        read_pieces(model, fast, READ + 1, theirs, ours)

@@ -314,7 +314,7 @@ def test_memory_that_runs_out_refuses_the_one_that_is_too_long(monkeypatch, toke
 
 
 def test_a_broken_model_fails_every_caller_with_its_reason(monkeypatch, engine_of):
-    engine = engine_of()
+    engine = engine_of(compiled_cpu=False)
     monkeypatch.setattr(engine._lanes["default"].runner.model, "hidden", lambda *a, **k: 1 / 0)
     with pytest.raises(LanguageModelError, match="division by zero"):
         engine.generate([Request(tokens=prompt(1, 3))])
