@@ -62,16 +62,16 @@ class PPOConfig(_PolicyGradientConfig):
 class DPOConfig(Section):
     """Direct preference optimisation on I's choice against what the actor played."""
 
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
     """Constant; AdamW without weight decay."""
     batch_size: int = Field(default=128, gt=0)
     """Pairs a step."""
-    epochs: int = Field(default=2, gt=0)
+    epochs: int = Field(default=4, gt=0)
     """Passes over an iteration's pairs."""
     beta: float = Field(default=0.1, gt=0)
     """Larger holds on more to the actor as it was before the iteration."""
-    likelihood: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answer's own cross-entropy, per token. 0 is plain DPO."""
+    likelihood: float = Field(default=0.2, ge=0)
+    """Weight of the chosen answer's own cross-entropy, per token. 0 is plain DPO, which may make both answers rare."""
 
 
 class TabularConfig(Section):

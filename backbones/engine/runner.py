@@ -36,7 +36,7 @@ from nlrl.backbones.sampler import NumberTokens, filtered
 log = logging.getLogger(__name__)
 CALM = 4
 """Times as many steps in a burst, while nobody is kept waiting by it."""
-CALL_TOKENS = 512
+CALL_TOKENS = 256
 """Prompt tokens that native code reads in one call."""
 BURST_SECONDS = 0.01
 """On a CPU a burst takes about so long at most: the host's share is small then, and nobody waits longer for a row."""
@@ -206,16 +206,16 @@ class Runner:
     def _read_natively(self, cpu: CpuModel, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
         """Chunk after chunk, without padding; a call ends where its activations would fill the caches."""
         lengths = np.array([chunk.end - chunk.start for chunk in chunks])
-        ids = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks]).astype(np.int64)
+        ids = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks])
         positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
         rows = np.repeat([chunk.sequence.row for chunk in chunks], lengths)
+        columns = torch.from_numpy(np.stack((ids, positions, rows)).astype(np.int64))
         done = [i for i, chunk in enumerate(chunks) if chunk.completes]
         ends, logits = (lengths.cumsum() - 1)[done], []
         for start in range(0, len(ids), CALL_TOKENS):
-            call = slice(start, start + CALL_TOKENS)
-            wanted = ends[(ends >= start) & (ends < call.stop)] - start
-            given = (torch.from_numpy(part) for part in (ids[call], positions[call], rows[call]))
-            logits += cpu.logits(*given, self.store.state, torch.from_numpy(wanted))
+            here = columns[:, start : start + CALL_TOKENS]
+            wanted = torch.from_numpy(ends[(ends >= start) & (ends < start + CALL_TOKENS)] - start)
+            logits += cpu.logits(here[0], here[1], here[2], self.store.state, wanted)
         return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
 
     def _read_pass(self, chunks: list[Chunk]) -> dict[Sequence, Tensor]:

@@ -89,6 +89,7 @@ class WeightedTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """TRL's, of which every target is weighed."""
+        assert num_items_in_batch is not None  # the loss takes arguments, so the trainer counts
         weights = inputs.pop("weights")[:, None]
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)  # log-probabilities without all logits
         losses = -outputs.log_probs * weights

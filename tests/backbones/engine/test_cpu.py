@@ -21,6 +21,7 @@ from nlrl.backbones import (
 from nlrl.backbones.bimamba.packed import pack
 from nlrl.backbones.engine.cpu import compile_model, library
 from nlrl.backbones.engine.cpu import model as native
+from nlrl.backbones.engine.rows import Rows
 from nlrl.backbones.sampler import gumbel_noise
 
 VOCAB, LENGTH = 101, 64
@@ -311,6 +312,47 @@ def test_of_equal_scores_the_first_token_is_drawn():
     logits = torch.zeros(2, 50)
     logits[0, 20], logits[0, 36], logits[1, 49] = 1, 1, 1
     assert fast.sample(logits, zeros, zeros, torch.zeros(2))[0].tolist() == [20, 49]
+
+
+# -- bursts ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["transformer", "bimamba", "hymba"])
+@torch.no_grad()
+def test_a_burst_draws_what_single_steps_draw_and_leaves_the_finished_alone(name):
+    model = make(name)
+    fast, n, steps = compiled(model), len(READ), 7
+    theirs, ours = paged(model, n), paged(model, n)
+    read(model, [theirs, ours])
+    rows = Rows(n, steps, VOCAB, torch.device("cpu"))
+    rows.ids.copy_(torch.randint(VOCAB, (n,)))
+    rows.positions.copy_(READ)
+    rows.seeds.copy_(torch.arange(n))
+    rows.temperature.copy_(torch.arange(n) % 2)
+    rows.limit.fill_(steps)
+    rows.limit[3] = 4
+    rows.finished.fill_(False)
+    where, ids = torch.tensor([8, 0, 2, 3, 5]), rows.ids.clone()
+    expected, logprobs = [], []
+    for step in range(steps):
+        logits = fast.logits(ids[where], READ[where] + step, where, theirs)
+        drawn = fast.sample(logits, rows.seeds[where], torch.full((5,), step), rows.temperature[where])
+        ids[where] = drawn[0]
+        expected.append(drawn[0])
+        logprobs.append(drawn[1])
+    expected, logprobs = torch.stack(expected, 1), torch.stack(logprobs, 1)
+    ends = expected[0, 2:3]  # of the first row and perhaps others
+    rows.ignores_end[where[1:]] = True
+    fast.burst(rows, where, ends, ours, steps)
+    first_end = int((expected[0] == ends).nonzero()[0, 0]) + 1
+    lengths = torch.tensor([first_end, steps, steps, 4, steps])
+    assert rows.steps[where].equal(lengths)
+    assert rows.positions[where].equal(READ[where] + lengths)
+    assert rows.finished[where].all()
+    for i, row in enumerate(where.tolist()):
+        assert rows.tokens[row, : lengths[i]].equal(expected[i, : lengths[i]])
+        torch.testing.assert_close(rows.logprobs[row, : lengths[i]], logprobs[i, : lengths[i]], rtol=0, atol=1e-4)
+    others = torch.tensor([1, 4, 6, 7])
+    assert not rows.steps[others].any()
+    assert rows.positions[others].equal(READ[others])
 
 
 # -- where there is none -----------------------------------------------------------------------------------------------
