@@ -165,7 +165,7 @@ class PolicyLoss:
 
     def _note(self, logprobs: Tensor, batch: PolicyBatch, entropy: Tensor, value_loss: Tensor) -> None:
         log_ratio = logprobs - batch.logprobs
-        kl = (log_ratio.exp() - log_ratio - 1).sum()
+        kl = 0.5 * (log_ratio**2).sum()  # unlike exp(log_ratio), no single token of it can outweigh all others
         clipped = ((log_ratio.exp() - 1).abs() > self.settings.clip).sum()
         tokens, answers = (torch.full_like(kl, float(n)) for n in (len(logprobs), len(value_loss)))
         drift = log_ratio.abs().sum()
@@ -178,7 +178,8 @@ class PolicyMetrics:
 
     loss: float
     kl: float
-    """From the sampling policy, nats a token, mean over the last epoch."""
+    """From the sampling policy, nats a token, mean over the last epoch: half the mean squared change of a token's
+    log-probability."""
     clipped: float
     """Share of the tokens whose ratio was beyond the clip in the last epoch."""
     entropy: float

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,10 +159,9 @@ def _run(engine: Engine, listener: socket.socket, key: str, max_request_bytes: i
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=PATIENCE
     )
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn has stopped in good order, and mostly passes on the signal
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has stopped in good order, and passes on the signal that made it
-        print("nlrl: the server has stopped", flush=True)
+    print("nlrl: the server has stopped", flush=True)
 
 
 def _say_ready(engine: Engine, listener: socket.socket) -> None:

@@ -115,8 +115,13 @@ def _fixed_parts(state: DecodeState) -> list[tuple[Tensor, int]]:
 
 
 def _copy_rows(source: DecodeState, old: Tensor, target: DecodeState, new: Tensor) -> None:
+    """The fixed part of rows; within one state no row may be both old and new."""
     for (part, axis), (to, _) in zip(_fixed_parts(source), _fixed_parts(target), strict=True):
-        to.index_copy_(axis, new, part.index_select(axis, old))
+        if part.device.type == "cpu":  # a copy in between would cost more than many calls: its memory is new every time
+            for row, place in zip(old.tolist(), new.tolist(), strict=True):
+                to.select(axis, place).copy_(part.select(axis, row))
+        else:
+            to.index_copy_(axis, new, part.index_select(axis, old))
 
 
 def _row_bytes(model, length: int) -> int:

@@ -54,7 +54,7 @@ def test_values_are_read_at_the_prompts_last_token_whatever_follows_or_pads(tiny
     for prompt, value in zip(rows, together, strict=True):
         ids = torch.tensor([prompt])
         hidden = model.trunk.hidden(ids, torch.arange(len(prompt))[None])
-        assert float(model.head(hidden[0, -1])) == pytest.approx(value, abs=1e-5)
+        assert model.head(hidden[0, -1]).item() == pytest.approx(value, abs=1e-5)
 
 
 def test_shapes(tiny):
