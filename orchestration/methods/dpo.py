@@ -20,7 +20,7 @@ from nlrl.orchestration.stages.improvement import run_improvement
 from nlrl.orchestration.stages.policy_table import run_policy_table
 from nlrl.orchestration.stages.rollout import run_rollout
 from nlrl.orchestration.stages.targets import run_targets
-from nlrl.orchestration.stages.training import checked, restored, run_critic, train
+from nlrl.orchestration.stages.training import check_native, checked, restored, run_critic, train
 
 
 def run_actor(session: Session, iteration: int) -> None:
@@ -72,4 +72,5 @@ METHOD = Method(
         ("evaluation", run_evaluation),
     ),
     first=(("evaluation", run_evaluation),),
+    check=check_native,
 )

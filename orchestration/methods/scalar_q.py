@@ -28,7 +28,7 @@ from nlrl.orchestration.stages.evaluation import greedy_replies, sampled_strengt
 from nlrl.orchestration.stages.rollout import chunks, run_rollout, visits
 from nlrl.orchestration.stages.strength import chosen, run_strength, silent, strength
 from nlrl.orchestration.stages.targets import PAIRS_AT_ONCE, Plan, plan_targets
-from nlrl.orchestration.stages.training import buffer, checked, restored, run_actor, train
+from nlrl.orchestration.stages.training import buffer, check_native, checked, restored, run_actor, train
 from nlrl.orchestration.worker import ContinuationTask, ContinueJob
 
 RETURNS = "returns"
@@ -182,4 +182,5 @@ METHOD = Method(
         ("evaluation", run_evaluation),
     ),
     first=(("evaluation", run_strength),),
+    check=check_native,
 )

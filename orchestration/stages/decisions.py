@@ -18,6 +18,7 @@ from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.rollout import run_rollout
+from nlrl.orchestration.stages.training import check_native
 
 
 class Decision(NamedTuple):
@@ -50,11 +51,12 @@ def run_sampled_rollout(session: Session, iteration: int) -> None:
 
 
 def check_sampling(config: RunConfig, game: Game[Any]) -> None:
-    """Refuses games at another temperature: log-probabilities are those at temperature 1.
+    """Refuses games at another temperature: log-probabilities are those at temperature 1. And what `check_native` does.
 
     Raises:
         NLRLError: names the field.
     """
+    check_native(config, game)
     if config.rollout.temperature != 1:
         raise NLRLError(
             f"rollout.temperature is {config.rollout.temperature}: {config.method} weighs its answers by the "

@@ -10,10 +10,11 @@ from typing import Any
 
 from nlrl.agents.roles import ActionInput, StateInput
 from nlrl.backbones.language_model import Message
+from nlrl.envs.game import Game
 from nlrl.envs.random import derive_seed
 from nlrl.errors import NLRLError
 from nlrl.orchestration.budget import Entry
-from nlrl.orchestration.config import TrainConfig
+from nlrl.orchestration.config import RunConfig, TrainConfig
 from nlrl.orchestration.fits import FitSettings, TextExample
 from nlrl.orchestration.replay import Chosen, Item, choose
 from nlrl.orchestration.session import ACTOR, CRITIC, Session
@@ -143,6 +144,19 @@ def fine_tune(
     settings = FitSettings(config.learning_rate, config.batch_size, epochs, session.seed("fit", network, iteration))
     figures = {"texts": len(examples), "replayed": len(replayed)} | dict(told or {})
     train(session, iteration, network, examples + replayed, settings, figures)
+
+
+def check_native(config: RunConfig, game: Game[Any]) -> None:
+    """Refuses models whose trainer takes texts alone, for methods that train on something else.
+
+    Raises:
+        NLRLError: names the field.
+    """
+    if config.model.kind not in ("native", "scripted"):
+        raise NLRLError(
+            f"method is '{config.method}', which trains on more than texts: that needs model.kind 'native', "
+            f"not '{config.model.kind}'"
+        )
 
 
 def restored(session: Session, iteration: int, network: Network) -> bool:

@@ -113,6 +113,13 @@ def test_policy_gradients_refuse_another_temperature(method, small_config, tmp_p
         run(small_config(tmp_path / "run", method=method, rollout={"temperature": 0.7}))
 
 
+@pytest.mark.parametrize("method", ["grpo", "ppo", "dpo", "scalar_q"])
+def test_models_that_are_tuned_on_texts_alone_are_refused(method, small_config, tmp_path):
+    model = {"kind": "vllm", "name": str(tmp_path), "style": "plain", "tuning": {}}
+    with pytest.raises(NLRLError, match=rf"method is '{method}'.* needs model.kind 'native', not 'vllm'"):
+        run(small_config(tmp_path / "run", method=method, model=model))
+
+
 # -- what is learned from ----------------------------------------------------------------------------------------------
 def played(session, **more):
     """A session with the games of its first iteration."""
