@@ -1,4 +1,4 @@
-"""Processes that make runs on one device, side by side: models this small leave most of it idle.
+"""Processes that make runs side by side, on one device or all GPUs there are: models this small leave most of one idle.
 
 A worker answers every task before it gets the next. Tasks: `("run", claim, run, teacher's weights or None, where to
 keep weights or None)` -> `Result`; `("prepare", claim, arm, context)` -> None; `("measure",)` -> `Timing` of what was
@@ -52,6 +52,8 @@ class Bench:
         self.device = torch.device(setup.device)
         if self.device.type == "cpu":
             torch.set_num_threads(setup.threads)
+        else:
+            torch.cuda.set_device(self.device)  # kernels are launched on the current one
         self._data: Any = None
         self._rows: dict[tuple, Any] = {}
         self._prepared = None
@@ -132,7 +134,8 @@ class Here:
 
 
 class Workers:
-    """A pool; `jobs` processes, each with its own device context. As a context manager it ends them."""
+    """A pool; `jobs` processes, each with its own device context, by turns on the GPUs where the device is "cuda". As a
+    context manager it ends them."""
 
     def __init__(self, setup: Setup, jobs: int):
         context = multiprocessing.get_context("spawn")
@@ -140,9 +143,9 @@ class Workers:
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         self._pipes: list[Connection] = []
         self._processes = []
-        for _ in range(jobs):
+        for number in range(jobs):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, setup))
+            process = context.Process(target=_serve, args=(theirs, replace(setup, device=nth(setup.device, number))))
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -186,6 +189,15 @@ class Workers:
             except (EOFError, ConnectionError) as error:
                 raise NLRLError(f"a worker died at {self._busy[number]}; results so far are kept") from error
             yield number, self._busy.pop(number), answer
+
+
+def nth(device: str, number: int) -> str:
+    """The device of a worker: "cuda" is spread over the GPUs there are, what names one is kept."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{number % torch.cuda.device_count()}"
 
 
 def _serve(pipe: Connection, setup: Setup) -> None:
