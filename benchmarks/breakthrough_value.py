@@ -4,6 +4,7 @@
     python benchmarks/breakthrough_value.py --states 300                 on 300 of them
     python benchmarks/breakthrough_value.py --model transformer-base     and an agent: a bundled name, a folder, a run
     python benchmarks/breakthrough_value.py --paper-players              positions from games of the paper's 12 players
+    python benchmarks/breakthrough_value.py --play "mcts(1000,100)"      and who wins one game of a search with itself
     python benchmarks/breakthrough_value.py --train 2000 --write-train states.jsonl     a training subset, too
 
 Positions come from games of search players of many strengths (`orchestration/state_sets.py`); the solver says who wins
@@ -32,6 +33,8 @@ from nlrl.benchmarks.tictactoe import machine
 from nlrl.envs import make_from_spec
 from nlrl.envs.breakthrough.baselines import GUESSES
 from nlrl.envs.game import Game
+from nlrl.envs.opponents import make_opponent
+from nlrl.envs.random import Rng
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_json_atomic
 from nlrl.orchestration.config import load_config
@@ -120,6 +123,20 @@ def _best_of_moves(states: Sequence[Any], pairs: Sequence[tuple[Any, int]], said
     return [best.get(state) for state in states]
 
 
+def played(game: Game[Any], states: Sequence[Any], policy: str, seed: int = 0) -> Verdicts:
+    """How one game ends from each state, a policy (named as opponents are) playing both sides: what a critic that
+    knew this policy's games would say at best."""
+    player, verdicts = make_opponent(policy, game), []
+    for number, start in enumerate(states):
+        state, rng = start, Rng("breakthrough value", seed, number)
+        while not game.is_terminal(state):
+            (action,) = player.choose([state], [rng])
+            assert action is not None
+            state = game.apply(state, action, rng).state
+        verdicts.append(game.returns(state)[game.current_player(start)])
+    return verdicts
+
+
 def _critic_of(run: Path) -> Described | None:
     """The newest critic of a run whose model is ours; None if there is none."""
     if not is_run(run):
@@ -196,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     defaults = StateSetConfig()
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", action="append", default=[], help="an agent; may be given several times")
+    options.add_argument("--play", action="append", default=[], help="a policy that plays both sides; several times")
     options.add_argument("--base-url", default="", help="of an OpenAI-compatible endpoint that has the models")
     options.add_argument("--style", choices=("auto", "plain", "instruct"), default="auto", help="of the prompts")
     options.add_argument("--role", choices=("v", "q"), default="v", help="q: the best that Q says of any move")
@@ -238,7 +256,9 @@ def main(argv: list[str] | None = None) -> None:
     if given.write_train:
         lines = (json.dumps(found.game.to_text(state)) for state in found.train)
         given.write_train.write_text("".join(f"{line}\n" for line in lines))
-    figures = measure(found, given.states, [(name, _asker(given, name, found)) for name in given.model])
+    asked = [(name, _asker(given, name, found)) for name in given.model]
+    asked += [(f"a game of {name}", _player(given, name, found)) for name in given.play]
+    figures = measure(found, given.states, asked)
     figures |= {
         "set": {
             "game": found.game.spec,
@@ -265,6 +285,10 @@ def _asker(given: argparse.Namespace, name: str, found: StateSet) -> Callable[[]
         return language_verdicts(agent, found.game, states, sampling, given.role, given.seed)
 
     return verdicts
+
+
+def _player(given: argparse.Namespace, name: str, found: StateSet) -> Callable[[], Verdicts]:
+    return lambda: played(found.game, found.held_out[: given.states], name, given.seed)
 
 
 if __name__ == "__main__":

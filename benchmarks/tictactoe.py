@@ -91,14 +91,22 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def by_iteration(results: list[dict[str, Any]]) -> str:
-    """Win against random after every iteration, mean over the seeds that got so far, as Markdown."""
+    """Win against random after every iteration, as Markdown: mean and deviation over the seeds that got so far, and how
+    many they are where some did not."""
     last = max(int(iteration) for result in results for iteration in result["iterations"])
     lines = ["| config | " + " | ".join(map(str, range(last + 1))) + " |", "|---" * (last + 2) + "|"]
     for name in dict.fromkeys(_name(result) for result in results):
         runs = [_numbered(result) for result in results if _name(result) == name]
         means = [[run[i]["exact"]["random"]["win"] for run in runs if i in run] for i in range(last + 1)]
-        lines.append(f"| {name} | " + " | ".join(f"{mean(wins):.3f}" if wins else "" for wins in means) + " |")
+        lines.append(f"| {name} | " + " | ".join(_seeds_so_far(wins, len(runs)) for wins in means) + " |")
     return "\n".join(lines)
+
+
+def _seeds_so_far(values: list[float], all_seeds: int) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{deviation}" + (f" ({len(values)})" if len(values) < all_seeds else "")
 
 
 def until(results: list[dict[str, Any]], last: int) -> list[dict[str, Any]]:

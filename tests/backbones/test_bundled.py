@@ -8,6 +8,7 @@ import pytest
 import nlrl.backbones
 from nlrl.agents.corpus.stream import CorpusSettings
 from nlrl.agents.corpus.study import study
+from nlrl.orchestration.base_study import pretrained_on
 from nlrl.orchestration.config import ModelConfig, RolloutConfig
 from nlrl.orchestration.models import open_model
 from nlrl.orchestration.statistics import wilson
@@ -46,6 +47,17 @@ def test_every_role_meets_its_bar_on_positions_never_seen(name):
     assert scores["reader"].exact >= 0.99
     assert scores["descriptor"].exact >= 0.99
     assert min(score.true_claims for score in scores.values()) >= 0.99
+
+
+@pytest.mark.parametrize("game", ["breakthrough", "frozen_lake", "maze"])
+def test_the_base_of_the_grid_games_meets_its_bars(game):
+    """It saw a quarter of the examples that the bases for Tic-Tac-Toe saw, of three games."""
+    scores = study(opened("transformer-grid"), pretrained_on("transformer-grid").of_game(game), prompts=25, seed=11)
+    assert min(score.parsed for role, score in scores.items() if role != "policy") >= 0.95
+    assert scores["policy"].parsed >= 0.7
+    assert min(scores[role].exact for role in ("g2", "improvement", "descriptor")) >= 0.8
+    assert scores["g1_games"].mean_absolute_error <= 0.02
+    assert min(score.true_claims for score in scores.values()) >= 0.85
 
 
 def test_the_one_bit_base_meets_lower_bars():

@@ -152,3 +152,10 @@ def test_the_opening_of_agents_is_refused_by_name():
 def test_what_cannot_be_measured_is_refused(folder, arguments, message):
     with pytest.raises(NLRLError, match=message):
         bench.main([*TINY, "--folder", str(folder), *arguments])
+
+
+def test_a_policy_that_plays_perfectly_names_every_winner(tmp_path, capsys):
+    bench.main([*f"--states 20 --held-out 20 --games-per-pair 2 --folder {tmp_path}".split(), "--play", "minimax"])
+    shown = capsys.readouterr().out
+    assert "a game of minimax" in shown
+    assert any("minimax" in line and "1.0000" in line for line in shown.splitlines())

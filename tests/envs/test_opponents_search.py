@@ -171,7 +171,7 @@ def test_the_bot_walks_our_rules_as_it_walks_openspiels():
     from open_spiel.python.algorithms import mcts
 
     from nlrl.envs.adapters.openspiel import to_openspiel
-    from nlrl.envs.mcts import Walk, rules
+    from nlrl.envs.openspiel_search import Walk, rules
 
     def move(game, state, seed):
         source = np.random.RandomState(seed)
