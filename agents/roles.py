@@ -85,6 +85,15 @@ class TransitionInput:
 
 
 @dataclass(frozen=True, slots=True)
+class RefinementInput:
+    """Input of a refinement: the move that the policy proposes, and the critique of it."""
+
+    state: State
+    action: int
+    critique: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
 class CandidatesInput:
     """Input of I: candidate moves, each with the critic's evaluation."""
 
@@ -99,6 +108,12 @@ GAME_OVER = "the game is over."
 def body(text: str) -> str:
     """An evaluation without its machine-readable ending."""
     return without_ending(text).strip()
+
+
+def shown(evaluation: Evaluation, style: str) -> str:
+    """An evaluation in a prompt. Bundled models write their verdict into the text; other models' prose may leave it to
+    the ending."""
+    return evaluation.text if style == "plain" else f"{evaluation.text} (evaluation: {number(evaluation.verdict)})"
 
 
 class Role(ABC, Generic[In, Out]):
@@ -210,20 +225,31 @@ class ImprovementRole(Role[CandidatesInput, Choice]):
     name = "improvement"
 
     def fields(self, inp: CandidatesInput) -> dict[str, str]:
-        lines = [f"{self.language.label(inp.state, a)}: {self._shown(e)}" for a, e in inp.candidates]
+        lines = [f"{self.language.label(inp.state, a)}: {shown(e, self.style)}" for a, e in inp.candidates]
         return super().fields(inp) | {"candidates": "\n".join(lines)}
-
-    def _shown(self, evaluation: Evaluation) -> str:
-        """Bundled models write their verdict into the text; other models' prose may leave it to the ending."""
-        return (
-            evaluation.text
-            if self.style == "plain"
-            else f"{evaluation.text} (evaluation: {number(evaluation.verdict)})"
-        )
 
     def parse(self, inp: CandidatesInput, completion: Completion) -> Choice | ParseFailure:
         candidates = [action for action, _ in inp.candidates]
         action = parse_choice(completion.text, candidates, self.game, inp.state, completion.finish_reason)
+        return action if isinstance(action, ParseFailure) else Choice(action, completion.text)
+
+
+class RefinementRole(Role[RefinementInput, Choice]):
+    """The policy, shown the critique of the one move it proposes: keeps it or chooses another (arXiv 2512.04601)."""
+
+    name = "refinement"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the style has a prompt for it: bundled models were never taught one."""
+        return self.name in self._templates
+
+    def fields(self, inp: RefinementInput) -> dict[str, str]:
+        action = self.game.action_text(inp.state, inp.action)
+        return super().fields(inp) | {"action": action, "critique": shown(inp.critique, self.style)}
+
+    def parse(self, inp: RefinementInput, completion: Completion) -> Choice | ParseFailure:
+        action = parse_move(completion.text, self.game, inp.state, completion.finish_reason)
         return action if isinstance(action, ParseFailure) else Choice(action, completion.text)
 
 
@@ -238,3 +264,4 @@ class Roles:
         self.g1 = G1Role(game, style, folder)
         self.g2 = G2Role(game, style, folder)
         self.improvement = ImprovementRole(game, style, folder)
+        self.refinement = RefinementRole(game, style, folder)

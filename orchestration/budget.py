@@ -20,7 +20,7 @@ from nlrl.backbones.language_model import Completion, LanguageModel, Request
 from nlrl.orchestration.records import RecordWriter, scan_lines
 
 LEDGER_FILE = "spent.ledger"
-MEASURING = ("evaluation", "policy")
+MEASURING = ("evaluation", "policy", "league")
 """Stages that learn nothing: what they cost is not held against a method."""
 
 

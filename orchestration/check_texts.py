@@ -104,7 +104,9 @@ def _numbered(iterations: Iterable[int]) -> str:
 
 
 def _restore(session: Session, iteration: int) -> None:
-    """Reads back what the iteration trained; a method that trains nothing leaves the base as it is."""
+    """Reads back what the iteration trained; a method that trains nothing leaves the base as it is. Opponents from the
+    past are those that the iteration had."""
+    session.iteration = iteration
     for network in (CRITIC, ACTOR):
         stage = session.folder.stage(iteration, network)
         if session.trainer is not None and stage.is_committed():

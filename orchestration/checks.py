@@ -9,9 +9,11 @@ from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import make_opponent
 from nlrl.errors import NLRLError
+from nlrl.orchestration.checkpoints import MOST, checkpoint_maker, checkpoints_in
+from nlrl.orchestration.checkpoints import NAME as PAST
 from nlrl.orchestration.config import EvaluationConfig, RolloutConfig, RunConfig
 from nlrl.orchestration.diary import probe_list
-from nlrl.orchestration.frozen import agent_maker, describe
+from nlrl.orchestration.frozen import FrozenModel, unopened
 from nlrl.orchestration.methods import Method, method_of
 from nlrl.orchestration.players import NONE, SELF
 
@@ -39,6 +41,7 @@ def check(config: RunConfig) -> None:
         _check_alone(config, game)
     else:
         _check_opponents(config, game)
+        _check_checkpoints(config, method)
     probe_list(config, game)
     _check_replay(config, method)
     method.check(config, game)
@@ -61,16 +64,48 @@ def _check_replay(config: RunConfig, method: Method) -> None:
 
 
 def _check_opponents(config: RunConfig, game: Game[Any]) -> None:
-    agents = agent_maker(lambda source: describe(source).frozen(None), config.rollout, config.seed)
-    for field, names in (
-        ("rollout.opponents", [name for name in config.rollout.opponents if name != SELF]),
-        ("evaluation.opponents", config.evaluation.opponents),
+    agents = unopened(game, config.rollout, config.seed)
+    none_yet = FrozenModel(None, config.model.prompt_style, 1)  # type: ignore[arg-type]
+    past = checkpoint_maker(lambda which: none_yet, config.rollout, config.seed)
+    for field, names, makers in (
+        ("rollout.opponents", [name for name in config.rollout.opponents if name != SELF], agents | past),
+        ("evaluation.opponents", config.evaluation.opponents, agents),
+        ("league.members", config.league.members if config.league.every else (), agents | past),
     ):
         for name in names:
             try:
-                make_opponent(name, game, agents)
+                make_opponent(name, game, makers)
             except NLRLError as error:
-                raise NLRLError(f"{field}: {error}") from None
+                hint = "; the run's own past is met in league.members" if makers is agents and PAST in name else ""
+                raise NLRLError(f"{field}: {error}{hint}") from None
+
+
+def _check_checkpoints(config: RunConfig, method: Method) -> None:
+    """There must be checkpoints, and few enough of them at a time."""
+    league, rollout = config.league.members if config.league.every else (), config.rollout.opponents
+    in_rollout, in_league = checkpoints_in(rollout), checkpoints_in(league)
+    if not config.league.every and not in_rollout:
+        return
+    field = "rollout.opponents" if in_rollout else "league.every"
+    if "actor" not in [name for name, _ in method.stages]:
+        raise NLRLError(f"{field}: method '{config.method}' trains no actor, so there are no checkpoints to play")
+    for one in in_rollout:
+        if isinstance(one.which, int) and one.which >= config.iterations:
+            last = config.iterations - 1
+            raise NLRLError(f"rollout.opponents: checkpoint({one.which}) meets nobody: the last one played is {last}")
+    if "all" in [one.which for one in in_rollout]:
+        raise NLRLError("rollout.opponents: checkpoint(all) is for league.members; here, checkpoint(random) draws one")
+    if "random" in [one.which for one in in_league]:
+        raise NLRLError("league.members: checkpoint(random) is for rollout.opponents; here, checkpoint(all) is each")
+    if len(in_rollout) > MOST:
+        raise NLRLError(f"rollout.opponents: {len(in_rollout)} checkpoints would be held in memory; {MOST} may be")
+    anchor = config.league.anchor
+    if config.league.every and anchor is not None and not _is_always_there(anchor, league):
+        raise NLRLError(f"league.anchor: '{anchor}' is not a member of every round; members are {', '.join(league)}")
+
+
+def _is_always_there(anchor: str, members: tuple[str, ...]) -> bool:
+    return anchor in members and all(one.which == 0 for one in checkpoints_in([anchor]))
 
 
 def _check_alone(config: RunConfig, game: Game[Any]) -> None:
@@ -81,5 +116,7 @@ def _check_alone(config: RunConfig, game: Game[Any]) -> None:
     ):
         if names not in ((), (NONE,), unset):
             raise NLRLError(f"{field} is {list(names)}, but {game.spec} is a game for one player; leave it out")
+    if config.league.every:
+        raise NLRLError(f"league.every: a league is for games for two; {game.spec} is for one")
     if config.targets.opponent_aware:
         raise NLRLError(f"targets.opponent_aware: {game.spec} is a game for one player")

@@ -19,17 +19,22 @@ WIDTH = 160
 
 
 @app.command(name="report")
-def report_command(run: Where[Path]) -> None:
-    """Prints a run's tables.
+def report_command(run: Where[Path], out: Path | None = None) -> None:
+    """Prints a run's tables; with --out, writes them and its figures as a page to share.
 
     Args:
         run: the run's folder.
+        out: a folder for index.html, which needs nothing else, and for each figure as SVG and PNG.
     """
     from nlrl.orchestration.report import report
 
     if not (run / "config.toml").exists():
         raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
     show(report(run))
+    if out is not None:
+        from nlrl.ui.report import write_report
+
+        print(write_report(run, out))
 
 
 @app.command(name="check-texts")
@@ -233,6 +238,7 @@ def bench_command(
             "serve",
             "storage",
             "tictactoe",
+            "viewer",
         ]
     ],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
@@ -243,7 +249,7 @@ def bench_command(
         what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), baselines (every
             method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache (bytes of
             decode states), storage (what int8 weights cost), serve (the engine beside vLLM), cpu_step (a decoding step
-            on a CPU), memory (what a run with Hugging Face models takes).
+            on a CPU), memory (what a run with Hugging Face models takes), viewer (finding games among many).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -16,7 +16,8 @@ from nlrl.backbones.registry import bundled_bases
 from nlrl.backbones.tuning.settings import Tuning
 from nlrl.errors import NLRLError
 from nlrl.orchestration.baseline_config import DPOConfig, GRPOConfig, PPOConfig, RejectionConfig, TabularConfig
-from nlrl.orchestration.method_config import GPIConfig, ValueTDConfig
+from nlrl.orchestration.league_config import RunLeagueConfig
+from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfig
 from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
 from nlrl.orchestration.toml_text import toml_text
@@ -116,7 +117,9 @@ class RolloutConfig(Section):
     opponents: tuple[str, ...] = ("random",)
     """One is drawn for each game and each continuation: random, first-move, minimax, minimax(depth),
     mcts(simulations,rollouts), epsilon(p,name), mixture(weight,name,...), self, or a frozen agent: agent(runs/first),
-    agent(runs/first,iteration=3), agent(transformer-base,temperature=1)."""
+    agent(runs/first,iteration=3), agent(transformer-base,temperature=1). The run's own past: checkpoint(last),
+    checkpoint(best), checkpoint(random) (one drawn for each game), checkpoint(3), each with temperature= if it is not
+    to be greedy; in the first iteration the untrained base."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the policy in games."""
     samples_per_state: int = Field(default=8, gt=0)
@@ -261,6 +264,7 @@ MethodName = Literal[
     "actor_critic",
     "gpi",
     "value_td",
+    "nlac",
     "prompted",
     "rejection_sampling",
     "grpo",
@@ -302,6 +306,7 @@ class RunConfig(Section):
     improvement: ImprovementConfig = ImprovementConfig()
     gpi: GPIConfig = GPIConfig()
     value_td: ValueTDConfig = ValueTDConfig()
+    nlac: NLACConfig = NLACConfig()
     rejection_sampling: RejectionConfig = RejectionConfig()
     grpo: GRPOConfig = GRPOConfig()
     ppo: PPOConfig = PPOConfig()
@@ -309,6 +314,7 @@ class RunConfig(Section):
     tabular: TabularConfig = TabularConfig()
     budget: BudgetConfig = BudgetConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    league: RunLeagueConfig = RunLeagueConfig()
     cluster: ClusterConfig = ClusterConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder."""

@@ -20,7 +20,7 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_json_atomic
 from nlrl.orchestration.config import EvaluationConfig, ModelConfig, RolloutConfig
 from nlrl.orchestration.exact import Turn, is_small, mixed_results, reachable_turns, worst_case
-from nlrl.orchestration.frozen import agent_maker, describe, open_frozen, sources
+from nlrl.orchestration.frozen import open_frozen, sources, unopened
 from nlrl.orchestration.models import agent_config, open_model
 from nlrl.orchestration.players import NONE, RESULTS
 from nlrl.orchestration.worker import PlayJob, RolloutWorker, game_tasks
@@ -47,9 +47,8 @@ def evaluate_agent(
     game, rollout = make_from_spec(spec), RolloutConfig(samples_per_state=max(games, 1), samples_at_start=max(games, 1))
     if game.num_players == 1:
         opponents = (NONE,)
-    unopened = agent_maker(lambda source: describe(source).frozen(None), rollout, seed)
     for name in set(opponents) - {NONE}:
-        make_opponent(name, game, unopened)  # refuses before a model is opened
+        make_opponent(name, game, unopened(game, rollout, seed))  # refuses before a model is opened
     config = agent_config(agent, base_url)
     model, frozen = open_model(config), {source: open_frozen(source) for source in sources(opponents)}
     worker = RolloutWorker(spec, model, config.prompt_style, config.max_tokens, rollout, seed, frozen)

@@ -244,8 +244,9 @@ def action_values(
         by_seat.setdefault(game.current_player(state), []).append((state, action))
     values: dict[tuple[Any, int], float] = {}
     for seat, found in by_seat.items():
-        plays = [exact_play(game, table, seat, opponent) for opponent in opponents]
-        for play in plays:
+        each = {id(opponent): exact_play(game, table, seat, opponent) for opponent in opponents}
+        plays = [each[id(opponent)] for opponent in opponents]
+        for play in each.values():
             play.prepare([after for state, action in found for after in successors(game, state, action)])
         values |= {pair: sum(play.after(*pair).value for play in plays) / len(plays) for pair in found}
     return values

@@ -114,6 +114,16 @@ def agent_maker(opened: Callable[[Source], FrozenModel], config: RolloutConfig, 
     return {USAGE: make}
 
 
+def unopened(game: Game[Any], config: RolloutConfig, seed: int) -> dict[str, Maker]:
+    """The same, for trying names before a model is opened: agents that are there and know the game."""
+
+    def described(source: Source) -> FrozenModel:
+        require_plays(source, game)
+        return describe(source).frozen(None)
+
+    return agent_maker(described, config, seed)
+
+
 def sources(names: Iterable[str]) -> list[Source]:
     """The frozen agents in opponents' names, also those inside others, once each."""
     return list(dict.fromkeys(source for name in names for source in _sources(name)))
@@ -183,6 +193,23 @@ def describe(source: Source) -> Described:
                 f"{', '.join(bundled_names())}"
             )
     return Described(agent_config(source.agent), None)
+
+
+def require_plays(source: Source, game: Game[Any]) -> None:
+    """Refuses agents of runs that were not trained to play a game.
+
+    Raises:
+        NLRLError: the run is about another game, or has made no player.
+    """
+    if not is_run(Path(source.agent)):
+        return
+    from nlrl.orchestration.methods import method_of
+
+    config = load_config(Path(source.agent) / "config.toml")
+    if config.game.name != game.name:
+        raise NLRLError(f"{source.agent} was trained on {config.game.name} and cannot play {game.spec}")
+    if method_of(config).exports != _STAGE:
+        raise NLRLError(f"{source.agent}: method '{config.method}' trains no actor, so there is no agent to play")
 
 
 def _of_run(folder: Path, iteration: int | None) -> Described:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -29,13 +30,15 @@ from nlrl.envs.random import Rng, derive_seed
 from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import write_json_atomic
 from nlrl.orchestration.config import RolloutConfig, to_toml
-from nlrl.orchestration.frozen import agent_maker, describe, open_frozen, sources
+from nlrl.orchestration.frozen import agent_maker, open_frozen, sources, unopened
+from nlrl.orchestration.league_config import different
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.ratings import Meeting, Rating, rate
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.section import Section
 from nlrl.orchestration.stages.rollout import chunks
+from nlrl.orchestration.statistics import Interval
 
 NAME = "matches"
 RATINGS_FILE = "ratings.json"
@@ -61,10 +64,7 @@ class LeagueConfig(Section):
     @field_validator("members")
     @classmethod
     def _different(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        twice = {name for name in members if members.count(name) > 1}
-        if twice:
-            raise ValueError(f"{', '.join(sorted(twice))} would meet itself: every member is named once")
-        return members
+        return different(members)
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ def run_league(config: LeagueConfig, out: Path) -> list[Rating]:
         if owed or any(not stage.is_committed() for stage in folder.stages()):
             _round(config, game, folder, owed)
         ratings = rate(meetings(_records(folder).values()), config.anchor)
-        write_json_atomic(out / RATINGS_FILE, {"game": game.spec, "ratings": [_row(rating) for rating in ratings]})
+        write_ratings(out / RATINGS_FILE, game, ratings)
     finally:
         folder.close()
     return ratings
@@ -146,6 +146,18 @@ def meetings(records: Iterable[Mapping[str, Any]]) -> list[Meeting]:
     return [Meeting(one, other, sum(points), len(points)) for (one, other, _), points in sorted(found.items())]
 
 
+def write_ratings(path: Path, game: Game[Any], ratings: Sequence[Rating]) -> None:
+    """Saves the ratings of a league."""
+    rows = [{"name": rating.name} | figures(rating) for rating in ratings]
+    write_json_atomic(path, {"game": game.spec, "ratings": rows})
+
+
+def read_ratings(path: Path) -> list[Rating]:
+    """What `write_ratings` wrote."""
+    rows = json.loads(path.read_bytes())["ratings"]
+    return [Rating(r["name"], r["rating"], Interval(r["low"], r["high"]), r["games"], r["score"]) for r in rows]
+
+
 def table(ratings: Sequence[Rating], title: str) -> Table:
     """Ratings for people."""
     shown = Table(title=title)
@@ -163,10 +175,9 @@ def _check(config: LeagueConfig, game: Game[Any]) -> None:
         raise NLRLError(f"game: a league is for games for two; {game.spec} is for {game.num_players}")
     if config.anchor is not None and config.anchor not in config.members:
         raise NLRLError(f"anchor: '{config.anchor}' is not a member; they are {', '.join(config.members)}")
-    unopened = agent_maker(lambda source: describe(source).frozen(None), _rollout(config), config.seed)
     for name in config.members:
         try:
-            make_opponent(name, game, unopened)
+            make_opponent(name, game, unopened(game, _rollout(config), config.seed))
         except NLRLError as error:
             raise NLRLError(f"members: {error}") from None
 
@@ -191,13 +202,18 @@ def _round(config: LeagueConfig, game: Game[Any], folder: RunFolder, owed: list[
     players = _players(config, game, {name for match in owed for name in match.players})
     with stage.writer("games") as writer, progress(f"league: {len(players)} players", len(owed)) as bar:
         for group in chunks(owed, AT_ONCE):
-            starts = [game.to_text(match.state) for match in group]
-            play_matches(game, group, players)
-            writer.write_many(_record(game, match, start) for match, start in zip(group, starts, strict=True))
+            writer.write_many(played(game, group, players))
             writer.flush()
             bar.advance(len(group))
-    played = [record["players"] for record in stage.records()]
-    stage.commit({"games": len(played), "players": len({name for names in played for name in names})})
+    met = [record["players"] for record in stage.records()]
+    stage.commit({"games": len(met), "players": len({name for names in met for name in names})})
+
+
+def played(game: Game[Any], group: Sequence[Match], players: Mapping[str, Opponent]) -> list[dict[str, Any]]:
+    """The records of games, which are played now."""
+    starts = [game.to_text(match.state) for match in group]
+    play_matches(game, group, players)
+    return [_record(game, match, start) for match, start in zip(group, starts, strict=True)]
 
 
 def _record(game: Game[Any], match: Match, start: str) -> dict[str, Any]:
@@ -217,9 +233,9 @@ def _record(game: Game[Any], match: Match, start: str) -> dict[str, Any]:
     }
 
 
-def _row(rating: Rating) -> dict[str, Any]:
+def figures(rating: Rating) -> dict[str, Any]:
+    """A rating in numbers."""
     return {
-        "name": rating.name,
         "rating": round(rating.rating, 2),
         "low": round(rating.interval.low, 2),
         "high": round(rating.interval.high, 2),

@@ -14,7 +14,7 @@ from typing import Any
 from nlrl.orchestration.budget import spent_by
 from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
-from nlrl.orchestration.methods import NamedStage, method_of
+from nlrl.orchestration.methods import NamedStage, method_of, stages_of
 from nlrl.orchestration.report import headline
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.session import Session, open_session
@@ -66,7 +66,7 @@ def _iterate(session: Session, tracker: Tracker) -> None:
             log.info("stopping before iteration %d: the budget is spent", iteration)
             break
         begun = time.monotonic()
-        seconds = _one(session, iteration, method.stages)
+        seconds = _one(session, iteration, stages_of(config, iteration))
         paces.append(time.monotonic() - begun)
         _track(session, tracker, iteration, seconds)
     if method.exports is not None:

@@ -1,11 +1,14 @@
-"""Settings of the methods that follow the paper's first two algorithms (arXiv 2411.14251)."""
+"""Settings of the methods that follow the paper's first two algorithms (arXiv 2411.14251) and of its successor, NLAC
+(arXiv 2512.04601)."""
 
 from __future__ import annotations
 
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
 from nlrl.orchestration.state_sets import StateSetConfig
 
@@ -40,6 +43,11 @@ class ValueTDConfig(Section):
     """K: different look-aheads that a label merges."""
     collected: int = Field(default=4, gt=0)
     """Look-aheads played for each state, of which the first K different ones are kept."""
+    imported: Path | None = None
+    """A folder that `nlrl import-nlrl` wrote: its look-aheads are labelled and none are played, so policy, lookahead
+    and collected say nothing, and states.train counts its positions."""
+    imported_held_out: Path | None = None
+    """Another such folder, whose positions are held out instead of some of `states`. None of them is trained on."""
     measured: int = Field(default=0, ge=0)
     """Held-out positions whose values are compared with exact ones after every iteration; 0 for all."""
     states: StateSetConfig = StateSetConfig()
@@ -50,3 +58,42 @@ class ValueTDConfig(Section):
         if self.collected < self.variations:
             raise ValueError(f"collected ({self.collected}) must be at least variations ({self.variations})")
         return self
+
+
+class TransitionReplayConfig(ReplayConfig):
+    """Which transitions are backed up; equal ones are one that counts as often."""
+
+    kind: Literal["recent", "prioritised"] = "prioritised"
+    """recent: those of the iteration's own games. prioritised: a choice among those of all iterations."""
+    size: int = Field(default=0, ge=0)
+    """Transitions chosen in an iteration; 0 for all there are."""
+    disagreement: float = Field(default=0.0, ge=0, le=0)
+    """Nothing is measured that a transition could disagree with."""
+    staleness: float = Field(default=0.0, ge=0, le=8)
+    """Transitions that are n iterations old get (1 + n) ** staleness times fewer places."""
+    novelty: float = Field(default=0.0, ge=0, le=8)
+    """A transition that is one of n different ones from the same state by the same move is drawn n ** novelty times
+    less."""
+    newest_share: float = Field(default=0.0, ge=0, le=1)
+    """Least share of the chosen ones that are of the newest iteration, while it has so many."""
+
+
+class NLACConfig(Section):
+    """Method `nlac`, the natural-language actor-critic with a language successor model, off-policy: `critic` says how
+    the successor model is trained, `actor` how the policy is."""
+
+    replay: TransitionReplayConfig = TransitionReplayConfig()
+    """The transitions that are backed up in an iteration."""
+    decay: float = Field(default=0.5, ge=0, lt=1)
+    """Of the target weights, whose texts are backed up: decay x what they were + (1 - decay) x the successor model's,
+    once an iteration; 0 is a frozen copy of the last iteration's."""
+    draws: int = Field(default=4, gt=0)
+    """Next actions drawn from the current policy for a transition, one target text for each; at most as many as the
+    transition was seen."""
+    summaries: int = Field(default=1, ge=0)
+    """k: sampled summaries of the future of a move that the evaluator turns into one critique. 0 reads the successor
+    model as `improvement.verdict` says, without an evaluator. Bundled models have seen no more than 2."""
+    proposals: int = Field(default=4, gt=0)
+    """Moves that the policy proposes, each to be refined, in a state of the replay; at most as many as it was met."""
+    rounds: int = Field(default=1, gt=0)
+    """m: times that a proposal is critiqued and may be revised."""

@@ -63,13 +63,14 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.toml").exists()
 
 
-def open_model(config: ModelConfig, threads: int = 0, gpu_share: float = 0) -> LanguageModel:
+def open_model(config: ModelConfig, threads: int = 0, gpu_share: float = 0, more_sets: int = 0) -> LanguageModel:
     """A model ready to answer.
 
     Args:
         threads: CPU threads of torch; 0 leaves torch's choice.
         gpu_share: of a GPU's memory, for a native model, or one in vLLM, that has others beside it; 0: it may take
             what is free.
+        more_sets: weight sets that a native model will hold besides base, actor and critic.
 
     Raises:
         NLRLError: it cannot be opened; the message names the field.
@@ -92,7 +93,7 @@ def open_model(config: ModelConfig, threads: int = 0, gpu_share: float = 0) -> L
         check_options(config, make_model)
         return make_model(**config.options)
     set_threads(threads)
-    return _open_native(config, gpu_share)
+    return _open_native(config, gpu_share, more_sets)
 
 
 def check_options(config: ModelConfig, client: Callable[..., Any]) -> None:
@@ -124,7 +125,7 @@ def scripted_module(name: str) -> Any:
         ) from error
 
 
-def _open_native(config: ModelConfig, gpu_share: float) -> LanguageModel:
+def _open_native(config: ModelConfig, gpu_share: float, more_sets: int) -> LanguageModel:
     import torch
 
     from nlrl.backbones.engine import Engine
@@ -136,13 +137,13 @@ def _open_native(config: ModelConfig, gpu_share: float) -> LanguageModel:
     check_options(config, Engine)
     options: dict[str, Any] = {"weight_version": f"{config.name}@0"} | config.options
     if gpu_share and device.startswith("cuda"):
-        options.setdefault(
-            "memory_bytes", state_bytes(torch.cuda.get_device_properties(device).total_memory, gpu_share)
-        )
+        total = torch.cuda.get_device_properties(device).total_memory
+        options.setdefault("memory_bytes", state_bytes(total, gpu_share, more_sets))
     return Engine(model, tokenizer, name=config.name, dtype=getattr(torch, name), **options)
 
 
-def state_bytes(total: int, share: float) -> int:
+def state_bytes(total: int, share: float, more_sets: int = 0) -> int:
     """Bytes for keys, values and states of each weight set of an engine that has a share of a device with `total`
-    bytes: base, actor and critic get equal parts of one half, and weights and activations the other."""
-    return int(total * share / 2 / (1 + len(PARTS)))
+    bytes: base, actor, critic and what sets there are more get equal parts of one half, and weights and activations the
+    other."""
+    return int(total * share / 2 / (1 + len(PARTS) + more_sets))

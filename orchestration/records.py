@@ -33,8 +33,11 @@ SCHEMA = 1
 Record = dict[str, Any]
 RECORDS_FILE = "records.jsonl"
 PARQUET_FILE = "records.parquet"
+GAMES_FILE = "games.parquet"
 SHARDS_FOLDER = "shards"
 MANIFEST_FILE = "manifest.json"
+GAME_KINDS = ("game", "match")
+"""Kinds of records that are whole games: an agent's, and a league's."""
 
 PATIENCE = 15.0
 """Seconds to wait for a shard's lock: Ray takes some (2 measured) to end the workers of a driver that was killed."""

@@ -19,6 +19,8 @@ from nlrl.envs.game import Game
 from nlrl.orchestration.budget import Budget, spent_by
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.diary import entries_of
+from nlrl.orchestration.league import RATINGS_FILE, read_ratings
+from nlrl.orchestration.league import table as ratings_table
 from nlrl.orchestration.players import NONE, RESULTS
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.stages.evaluation import NAME
@@ -37,7 +39,7 @@ def report(path: str | Path) -> RenderableType:
     if not found:
         return Text(f"{path}: no evaluation is committed yet")
     parts: list[RenderableType] = [*value_tables(found), *other_opponents(found), *sampled_opponents(found)]
-    parts += text_tables(found)
+    parts += [*text_tables(found), *league_table(folder)]
     if any(m["sampled"] or m["exact"]["against"] for m in found.values()):
         parts.insert(0, learning_table(found))
     parts += [*opinions(entries_of(folder), _game_of(folder)), *budget_table(folder)]
@@ -149,6 +151,15 @@ def _side(name: str, row: dict[str, float | None]) -> str:
     if accuracy is None or low is None or high is None:
         return ""
     return f"{accuracy:.3f}" if name == "constant" else f"{accuracy:.3f}\n{low:.3f}-{high:.3f}"
+
+
+def league_table(folder: RunFolder) -> list[Table]:
+    """Everybody's ratings after the newest round of the run's league."""
+    rounds = [stage for stage in folder.stages() if stage.name == "league" and stage.is_committed()]
+    if not rounds:
+        return []
+    title = f"League after iteration {rounds[-1].iteration}, ratings on Elo's scale"
+    return [ratings_table(read_ratings(rounds[-1].dir / RATINGS_FILE), title)]
 
 
 def budget_table(folder: RunFolder) -> list[Table]:

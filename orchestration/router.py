@@ -46,19 +46,26 @@ Piece = list[int]
 
 
 def start_servers(
-    cluster: Cluster, model: ModelConfig, count: int = 1, threads: int = 1, num_gpus: float = 0, name: str = "model"
+    cluster: Cluster,
+    model: ModelConfig,
+    count: int = 1,
+    threads: int = 1,
+    num_gpus: float = 0,
+    name: str = "model",
+    more_sets: int = 0,
 ) -> Router:
     """Starts `count` servers, each an actor with a model of its own.
 
     Args:
         threads: CPU threads of each.
         num_gpus: share of a GPU that each takes.
+        more_sets: weight sets that each will hold besides base, actor and critic.
     """
     options = {"num_cpus": 0, "num_gpus": num_gpus, "threads": threads, "concurrency": CONCURRENCY}
     names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
     return Router(
         [
-            cluster.spawn(ModelServer, model, threads, num_gpus, name=each, max_restarts=RESTARTS, **options)
+            cluster.spawn(ModelServer, model, threads, num_gpus, more_sets, name=each, max_restarts=RESTARTS, **options)
             for each in names
         ]
     )
@@ -123,6 +130,16 @@ class Router:
         """Tells a copy of the router, in another process, what was put. state: in a tuple, so that the reference
         travels and not the weights."""
         self._weights[name] = version, state[0]
+
+    def drop_weights(self, name: str) -> None:
+        """Frees the memory of a weight set in all servers."""
+        self.forget_weights(name)
+        for done in [server.call("drop_weights", name) for server in self._servers]:
+            done.result()
+
+    def forget_weights(self, name: str) -> None:
+        """Tells a copy of the router, in another process, what was dropped."""
+        self._weights.pop(name, None)
 
     def take_stats(self) -> ServerStats:
         """Of all servers since the last call."""

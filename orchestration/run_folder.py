@@ -3,6 +3,7 @@
     RUN/config.toml                             the resolved config, enough to make the run again
     RUN/iterations/003/rollout/manifest.json    there once the stage is committed, and only then
     RUN/iterations/003/rollout/records.jsonl    its records, sorted by key
+    RUN/iterations/003/rollout/games.parquet    of stages that hold games: rows to search in
     RUN/iterations/003/rollout/shards/*.jsonl   before that: one shard a writer
 
 1. A stage adds records to shards. `owed` says which keys are still missing, so a rerun makes those and no others.

@@ -50,10 +50,10 @@ class ServerStats:
 class ModelServer:
     """Hosts one language model; made inside its actor. Calls may run at once."""
 
-    def __init__(self, config: ModelConfig, threads: int = 0, gpu_share: float = 0):
+    def __init__(self, config: ModelConfig, threads: int = 0, gpu_share: float = 0, more_sets: int = 0):
         from nlrl.orchestration.models import open_model
 
-        self._model: LanguageModel = open_model(config, threads, gpu_share)
+        self._model: LanguageModel = open_model(config, threads, gpu_share, more_sets)
         self._sets = weight_sets_of(self._model)
         self._lock = threading.Lock()
         self._memory: dict[str, Memory] = {}
@@ -71,9 +71,13 @@ class ModelServer:
             NLRLError: this model's weights cannot be replaced.
         """
         self._sets.put(name, version, state)
-        with self._lock:
-            kept = self._sets.versions()
-            self._memory = {version: memory for version, memory in self._memory.items() if version in kept}
+        self._forget_replaced()
+
+    def drop_weights(self, name: str) -> None:
+        """Forgets a weight set; it may be gone already, where the server was made anew."""
+        if self._sets.has(name):
+            self._sets.drop(name)
+            self._forget_replaced()
 
     def generate(self, weights: str, requests: Sequence[Request], version: str = "") -> list[Completion]:
         """Answers in order.
@@ -86,6 +90,8 @@ class ModelServer:
             NLRLError: no such weight set.
             Unusable: the model has failed for good.
         """
+        if version and not self._sets.has(weights):
+            raise StaleWeights(f"the model server has no '{weights}', wanted as {version}")
         place, found = self._sets.find(weights)
         if version and found != version:
             raise StaleWeights(f"the model server has '{weights}' as {found}, not as {version}")
@@ -116,6 +122,12 @@ class ModelServer:
             self._model.close()  # pyright: ignore[reportAttributeAccessIssue]
 
     # -- machinery -----------------------------------------------------------------------------------------------------
+    def _forget_replaced(self) -> None:
+        """Drops the answers of weights that are gone."""
+        with self._lock:
+            kept = self._sets.versions()
+            self._memory = {version: memory for version, memory in self._memory.items() if version in kept}
+
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
         self._clock(+1)
         try:

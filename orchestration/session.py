@@ -15,15 +15,17 @@ from nlrl.agents.roles import Roles
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs import make
 from nlrl.envs.game import Game
-from nlrl.envs.opponents import Opponent, make_opponent
+from nlrl.envs.opponents import Opponent
 from nlrl.envs.random import derive_seed
 from nlrl.orchestration.budget import Meter, Metered
+from nlrl.orchestration.checkpoints import most_held
 from nlrl.orchestration.cluster import Cluster, Handle
 from nlrl.orchestration.config import ModelConfig, RunConfig
 from nlrl.orchestration.exact import is_small
-from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker, describe, read_weights, sources
+from nlrl.orchestration.frozen import FrozenModel, Source, describe, read_weights, sources
 from nlrl.orchestration.gpus import gpus_of
 from nlrl.orchestration.models import scripted_module
+from nlrl.orchestration.opposition import Opposition
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import ServedModel, start_servers
@@ -34,6 +36,8 @@ from nlrl.orchestration.weight_sets import BASE, PARTS
 from nlrl.orchestration.worker import RolloutWorker
 
 ACTOR, CRITIC = PARTS
+TARGET: Network = "target"
+"""A slow copy of the critic, of methods that keep one."""
 
 
 @dataclass
@@ -55,7 +59,11 @@ class Session:
     """Frozen agents among the opponents."""
     versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
     """Which weight version plays which part now; `base` until it is first trained."""
-    _opponents: dict[str, Opponent] = field(default_factory=dict)
+    iteration: int = 0
+    """That stages are run for; it decides whom `checkpoint(last)` means."""
+
+    def __post_init__(self) -> None:
+        self.opposition = Opposition(self)  # pyright: ignore[reportArgumentType]
 
     @property
     def actor(self) -> LanguageModel:
@@ -65,13 +73,19 @@ class Session:
     def critic(self) -> LanguageModel:
         return self._part(CRITIC)
 
+    @property
+    def target(self) -> LanguageModel:
+        """The base until there is one."""
+        return self._part(TARGET)
+
     def _part(self, part: str) -> LanguageModel:
-        served = self.student if self.versions[part] == BASE else self.student.with_weights(part)
+        served = self.student if self.versions.get(part, BASE) == BASE else self.student.with_weights(part)
         return Metered(served, self.meter)
 
     @contextmanager
     def spending(self, iteration: int, name: str) -> Iterator[None]:
         """Within it, what is spent is entered into the ledger of a stage; a committed one has no more costs."""
+        self.iteration = iteration
         stage = self.folder.stage(iteration, name)
         if not stage.is_committed():
             self.meter.open(stage.dir / SHARDS_FOLDER)
@@ -93,10 +107,7 @@ class Session:
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
-        if name not in self._opponents:
-            agents = agent_maker(self.frozen.__getitem__, self.config.rollout, self.seed("policy"))
-            self._opponents[name] = make_opponent(name, self.game, agents)
-        return self._opponents[name]
+        return self.opposition.named(name)
 
     @property
     def is_small(self) -> bool:
@@ -105,8 +116,10 @@ class Session:
 
     @property
     def opponents(self) -> tuple[str, ...]:
-        """Against whom the policy plays; `none` where it is alone."""
-        return (NONE,) if self.game.num_players == 1 else self.config.rollout.opponents
+        """Against whom the policy plays in this iteration, one drawn for each game; `none` where it is alone."""
+        if self.game.num_players == 1:
+            return (NONE,)
+        return self.opposition.drawn(self.iteration)
 
     @property
     def measured_opponents(self) -> tuple[str, ...]:
@@ -120,7 +133,7 @@ class Session:
             return None
         if self.game.num_players == 1:
             return []
-        found = [None if name == SELF else self.opponent(name) for name in self.config.rollout.opponents]
+        found = [None if name == SELF else self.opponent(name) for name in self.opponents]
         return found if all(opponent is None or opponent.exact for opponent in found) else None
 
     def sampling(self, temperature: float, expected_number: bool = False) -> Sampling:
@@ -138,10 +151,14 @@ class Session:
         """Makes a network that the trainer holds the one that answers, as version `actor@3`."""
         assert self.trainer is not None
         version = f"{network}@{iteration}"
-        weights = self.cluster.put(self.trainer.call("weights", network).result())
-        self.student.router.put_weights(network, version, weights)
-        self.cluster.gather([worker.call("note_weights", network, version, (weights,)) for worker in self.workers])
+        self.put_weights(network, version, self.trainer.call("weights", network).result())
         self.versions[network] = version
+
+    def put_weights(self, name: str, version: str, state: Any) -> None:
+        """Makes weights answer under a name."""
+        weights = self.cluster.put(state)
+        self.student.router.put_weights(name, version, weights)
+        self.cluster.gather([worker.call("note_weights", name, version, (weights,)) for worker in self.workers])
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
         """Reads a committed network back after a restart."""
@@ -190,11 +207,14 @@ def _start(
 ) -> Session:
     cores, on_gpu = cores_of(config), _uses_gpu(config)
     named = (*config.rollout.opponents, *config.evaluation.opponents) if game.num_players > 1 else ()
+    named += config.league.members if config.league.every else ()
     agents = sources(name for name in named if name != SELF)
     share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
     count = servers_of(config, on_gpu)
     gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
-    router = start_servers(cluster, config.model, count, max(1, cores // count), gpus)
+    more = max(most_held(config.rollout.opponents), 2 if config.league.every else 0)
+    more += config.method == "nlac"  # its target weights
+    router = start_servers(cluster, config.model, count, max(1, cores // count), gpus, more_sets=more)
     student = ServedModel(router)
     teacher, meter = student, Meter()
     if config.teacher is not None:

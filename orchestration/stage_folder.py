@@ -17,6 +17,8 @@ from nlrl.orchestration import records
 from nlrl.orchestration.atomic import atomic_path, canonical_json, sync_file, write_atomic
 from nlrl.orchestration.budget import read_ledger
 from nlrl.orchestration.records import (
+    GAME_KINDS,
+    GAMES_FILE,
     MANIFEST_FILE,
     PARQUET_FILE,
     RECORDS_FILE,
@@ -31,7 +33,7 @@ from nlrl.orchestration.records import (
 )
 
 MANIFEST_SCHEMA = 1
-_RESERVED = {MANIFEST_FILE, RECORDS_FILE, PARQUET_FILE, SHARDS_FOLDER}
+_RESERVED = {MANIFEST_FILE, RECORDS_FILE, PARQUET_FILE, GAMES_FILE, SHARDS_FOLDER}
 
 
 class Stage:
@@ -89,7 +91,9 @@ class Stage:
             self._hold_shards(held)
             self.dir.mkdir(parents=True, exist_ok=True)
             (self.dir / PARQUET_FILE).unlink(missing_ok=True)
-            count = self._merge_shards()
+            count, kinds = self._merge_shards()
+            if not kinds.isdisjoint(GAME_KINDS):
+                self._index_games()
             write_atomic(self.dir / MANIFEST_FILE, canonical_json(self._manifest(metrics, extra, count)))
         shutil.rmtree(self.dir / SHARDS_FOLDER, ignore_errors=True)
         return self.load()
@@ -154,6 +158,11 @@ class Stage:
             "metrics": dict(metrics or {}),
         }
 
+    def _index_games(self) -> None:
+        from nlrl.orchestration.games_table import write_games  # pyarrow: see `records.compact`
+
+        write_games(read_many([self.dir / RECORDS_FILE]), self.dir / GAMES_FILE)
+
     def _close_writers(self) -> None:
         for writer in self._writers:
             writer.close()
@@ -167,11 +176,14 @@ class Stage:
             message = f"{shard}: still open for writing; close its writer before the stage is committed"
             lock_file(descriptor, message, records.PATIENCE)
 
-    def _merge_shards(self) -> int:
-        """Rewrites everything into one file sorted by key, so that the order of arrival leaves no trace."""
+    def _merge_shards(self) -> tuple[int, set[str]]:
+        """Rewrites everything into one file sorted by key, so that the order of arrival leaves no trace; returns how
+        many records there are, and of which kinds."""
         places: dict[str, tuple[Path, int, int]] = {}
+        kinds: set[str] = set()
         for path in record_files(self.dir):
             for record, start, end in scan_lines(path):
+                kinds.add(record["kind"])
                 places.setdefault(record["key"], (path, start, end))
         if places:
             with atomic_path(self.dir / RECORDS_FILE) as temp, ExitStack() as opened, open(temp, "wb") as merged:
@@ -182,7 +194,7 @@ class Stage:
                     path, start, end = places[key]
                     handles[path].seek(start)
                     merged.write(handles[path].read(end - start))
-        return len(places)
+        return len(places), kinds
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -13,16 +13,12 @@ from nlrl.agents.metrics.claims import LEGAL_MOVE, check_claims
 from nlrl.agents.metrics.consistency import Bands, check_consistency
 from nlrl.agents.metrics.leaks import find_leaks
 from nlrl.envs.game import Game
-from nlrl.envs.random import Rng
 from nlrl.orchestration import texts
 from nlrl.orchestration.figure import share
-from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import improvement, targets
 from nlrl.orchestration.text_figures import Evidence
 
-MOST_ARGUMENTS = 2000
-"""Different arguments of the actor that are held to the rules."""
 EXAMPLES = 3
 """Texts that fail, shown of each author."""
 
@@ -64,12 +60,8 @@ def _records(session: Session, iteration: int, name: str) -> Iterator[dict[str, 
 def _arguments(session: Session, iteration: int) -> list[Said]:
     """The actor's arguments in the games of the evaluation, each once."""
     stage = session.folder.stage(iteration, "evaluation")
-    found: dict[Said, None] = {}
-    for record in stage.records() if stage.is_committed() else ():
-        if record["kind"] == "game":
-            states = line_of_record(session.game, record).states
-            found |= dict.fromkeys(Said(states[turn["ply"]], None, turn["reply"]) for turn in record["turns"])
-    return Rng(session.seed("arguments")).shuffled(list(found))[:MOST_ARGUMENTS]
+    records = stage.records() if stage.is_committed() else ()
+    return [Said(state, None, text) for state, text in texts.said_in_games(session, records)]
 
 
 def _faithful(evidence: Evidence, said: Sequence[Said]) -> dict[str, Any]:

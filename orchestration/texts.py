@@ -28,15 +28,20 @@ from nlrl.envs.random import Rng
 from nlrl.orchestration import state_sets
 from nlrl.orchestration.exact import action_values, optimal_values
 from nlrl.orchestration.figure import rounded
+from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import improvement, policy_table, rollout
 from nlrl.orchestration.stages.rollout import visits
 
+MOST_ARGUMENTS = 2000
+"""Different arguments of an evaluation's games that are held to the rules."""
 BASE_STATES = 100
 """States on which the untrained critic is asked before the first iteration."""
 
 Pair = tuple[Any, int | None]
 """(state, action); no action where a text is about the position itself."""
+Argument = tuple[Any, str]
+"""(state, what the policy said there)."""
 Exact = dict[Pair, float]
 """(state, action) -> exact value on the scale of verdicts; empty where it is not known."""
 
@@ -136,9 +141,28 @@ def claim_metrics(game: Game[Any], texts: Iterable[tuple[Any, int | None, str]])
 
 
 def argument_metrics(game: Game[Any], replies: Mapping[Any, Reply[Choice]]) -> dict[str, Any]:
-    """The same of the policy's arguments; the move that an argument ends with is a claim, too."""
-    texts = [(state, None, reply.completion.text) for state, reply in replies.items()]
-    return {f"actor_{name}": value for name, value in claim_metrics(game, texts).items() if name != "claims_by_kind"}
+    """The same of the policy's arguments; the move that an argument ends with is a claim, too. Nothing of an agent that
+    says nothing."""
+    return spoken_metrics(game, [(state, reply.completion.text) for state, reply in replies.items()], "actor_")
+
+
+def spoken_metrics(game: Game[Any], said: Iterable[Argument], prefix: str = "") -> dict[str, Any]:
+    """The same of arguments, wherever they were made: claims, suggestions that are not legal, and leaks."""
+    texts = [(state, None, text) for state, text in said if text]
+    if not texts:
+        return {}
+    found = claim_metrics(game, texts) | {"leaks": _share([bool(find_leaks(text)) for *_, text in texts])}
+    return {prefix + name: value for name, value in found.items() if name != "claims_by_kind"}
+
+
+def said_in_games(session: Session, records: Iterable[Mapping[str, Any]]) -> list[Argument]:
+    """The actor's different arguments in games, a seeded sample of at most `MOST_ARGUMENTS`."""
+    found: dict[Argument, None] = {}
+    for record in records:
+        if record["kind"] == "game":
+            states = line_of_record(session.game, record).states
+            found |= dict.fromkeys((states[turn["ply"]], turn["reply"]) for turn in record["turns"])
+    return Rng(session.seed("arguments")).shuffled(list(found))[:MOST_ARGUMENTS]
 
 
 def _share(flags: Sequence[bool]) -> float | None:

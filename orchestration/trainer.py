@@ -24,7 +24,8 @@ from nlrl.orchestration.fits import (
     ValueFit,
 )
 
-Network = Literal["critic", "actor"]
+Network = Literal["critic", "actor", "target"]
+"""`target` is a running mean of another; it is not trained."""
 WEIGHTS_FILE = "weights.safetensors"
 HEAD_FILE = "value_head.safetensors"
 
@@ -84,6 +85,18 @@ class TrainerActor:
 
         self._with_head(network).head.load_state_dict(load_file(path))
 
+    def average(self, network: Network, into: Network, share: float) -> None:
+        """Moves the weights of `into` towards a network's: share x its own + (1 - share) x what they were. Where there
+        is no `into` yet it is a copy."""
+        import torch
+
+        model = self._networks[network]
+        mean = self._network(into, like=model)
+        with torch.no_grad():
+            for ours, theirs in zip(mean.parameters(), model.parameters(), strict=True):  # tied ones once
+                ours.lerp_(theirs, share)
+            mean.after_step()  # what a model's weights must be (nGPT: unit vectors), their mean is not
+
     def load(self, network: Network, path: str) -> None:
         """Reads weights that `save` wrote.
 
@@ -94,7 +107,7 @@ class TrainerActor:
         from safetensors.torch import load_file
 
         try:
-            self._networks[network].load_state_dict(load_file(path))
+            self._network(network).load_state_dict(load_file(path))
         except (OSError, RuntimeError, SafetensorError) as error:
             first = str(error).split("\n\t")[:2][-1].rstrip(".")
             raise NLRLError(
@@ -170,6 +183,14 @@ class TrainerActor:
         return options | {"weight_decay": 0.0}
 
     # -- pieces --------------------------------------------------------------------------------------------------------
+    def _network(self, network: Network, like: Any = None) -> Any:
+        """A network, made now as a copy if it is one that is not there from the beginning."""
+        import copy
+
+        if network not in self._networks:
+            self._networks[network] = copy.deepcopy(like if like is not None else self._networks["critic"])
+        return self._networks[network]
+
     def _encoded(self, prompts: Sequence[tuple[Message, ...]]) -> list[tuple[int, ...]]:
         return [tuple(row) for row in self._prompts.encode([Request(messages=messages) for messages in prompts])]
 

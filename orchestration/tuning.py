@@ -98,6 +98,16 @@ class TuningActor:
         """A network's weights, on the CPU, as vLLM is given them: a whole model in the type of its base."""
         return self._tuned(network).rounded(base_dtype(self._base))
 
+    def average(self, network: Network, into: Network, share: float) -> None:
+        """Moves the weights of `into` towards a network's, those of adapters matrix by matrix: share x its own +
+        (1 - share) x what they were. Where there is no `into` yet it is a copy."""
+        mean = self._tuned(network)
+        if into in self._folders:
+            mean = self._tuned(into).towards(mean, share)
+        shutil.rmtree(folder := self._folder(into), ignore_errors=True)
+        mean.write_folder(folder, self._base)
+        self._folders[into] = folder
+
     def save(self, network: Network, path: str) -> None:
         """Writes a network's weights to one file, in the precision that they were trained in."""
         self._tuned(network).write(path)

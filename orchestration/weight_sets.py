@@ -24,6 +24,10 @@ PARTS = ("actor", "critic")
 class WeightSets(Protocol):
     """Named, versioned weights of one model. Thread-safe."""
 
+    def has(self, name: str) -> bool:
+        """Whether there are weights of that name."""
+        ...
+
     def find(self, name: str) -> tuple[str, str]:
         """Where the weights of that name are, for `generate`, and which they are now.
 
@@ -38,6 +42,10 @@ class WeightSets(Protocol):
         Raises:
             NLRLError: the model's weights cannot be replaced, or these do not fit.
         """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Forgets a weight set, which nobody asks for any more; its memory is free for another."""
         ...
 
     def generate(self, place: str, requests: Sequence[Request]) -> list[Completion]:
@@ -72,20 +80,36 @@ class Resident:
     def __init__(self, engine: Any):
         self._engine = engine
         self._lanes: dict[str, str] = {BASE: "default"}
+        self._free: list[str] = []
         self._putting = threading.Lock()
+
+    def has(self, name: str) -> bool:
+        return name in self._lanes or name in PARTS
 
     def find(self, name: str) -> tuple[str, str]:
         lane = self._lanes[_known(self._lanes, name)]
         return lane, self._engine.weight_versions()[lane]
 
     def versions(self) -> set[str]:
-        return set(self._engine.weight_versions().values())
+        versions = self._engine.weight_versions()
+        return {versions[lane] for lane in self._lanes.values()}
 
     def put(self, name: str, version: str, state: Any) -> None:
-        lane = "default" if name == BASE else name
         with self._putting:
+            lane = self._lanes.get(name) or self._new_lane(name)
             self._engine.load_weights(state, version, lane)
             self._lanes[name] = lane
+            self._free = [one for one in self._free if one != lane]
+
+    def _new_lane(self, name: str) -> str:
+        """One that is free, or else a name that no lane has: a set may come back while another is in its old one."""
+        if self._free:
+            return self._free[-1]
+        return name if name in PARTS else f"set-{len(self._lanes)}"
+
+    def drop(self, name: str) -> None:
+        with self._putting:
+            self._free.append(self._lanes.pop(name))
 
     def generate(self, place: str, requests: Sequence[Request]) -> list[Completion]:
         return self._engine.generate(requests, place)
@@ -108,6 +132,9 @@ class Swapped:
         self._waiting: list[_Call] = []
         self._queue, self._busy = threading.Lock(), threading.Lock()
 
+    def has(self, name: str) -> bool:
+        return name in self._sets or name in PARTS
+
     def find(self, name: str) -> tuple[str, str]:
         place = _known(self._sets, name)
         return place, self._sets[place][0]
@@ -120,6 +147,10 @@ class Swapped:
             raise NLRLError(f"model '{self._model.name}' answers with fixed weights; it cannot be trained here")
         with self._busy:
             self._sets[name] = (version, state)
+
+    def drop(self, name: str) -> None:
+        with self._busy:
+            del self._sets[name]
 
     def generate(self, place: str, requests: Sequence[Request]) -> list[Completion]:
         call = _Call(place, requests)

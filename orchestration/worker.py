@@ -14,6 +14,7 @@ from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import Rng, derive_seed
 from nlrl.orchestration.budget import Entry
+from nlrl.orchestration.checkpoints import checkpoint_maker, checkpoints_in, weights_name
 from nlrl.orchestration.config import RolloutConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
 from nlrl.orchestration.lines import kept
@@ -131,6 +132,8 @@ class RolloutWorker:
         self._role = Roles(self.game, style).policy
         self._max_tokens = max_tokens
         self._agents = agent_maker(dict(frozen or {}).__getitem__, config, run_seed)
+        self._agents |= checkpoint_maker(self._checkpoint, config, run_seed)
+        self._style = style
         self._opponents: dict[str, Opponent] = {}
         self._pools: dict[tuple[str, float], PolicyPool] = {}
         self._steps: list[Entry] = []
@@ -152,6 +155,11 @@ class RolloutWorker:
     def note_weights(self, name: str, version: str, state: tuple[Any]) -> None:
         """Tells the worker's own copy of the router what was put into the servers; see `Router`."""
         self._model.router.note_weights(name, version, state)  # type: ignore[attr-defined]
+
+    def forget_weights(self, name: str) -> None:
+        """The same of what was dropped, with the answers of the opponents that played with it."""
+        self._model.router.forget_weights(name)  # type: ignore[attr-defined]
+        self._opponents = {known: one for known, one in self._opponents.items() if not checkpoints_in([known])}
 
     def play(self, job: PlayJob) -> list[dict[str, Any]]:
         """Plays games to their ends; one record each."""
@@ -209,6 +217,10 @@ class RolloutWorker:
         return self._opponents[name]
 
     # -- machinery -----------------------------------------------------------------------------------------------------
+    def _checkpoint(self, iteration: int) -> FrozenModel:
+        model = self._model.with_weights(weights_name(iteration))  # type: ignore[attr-defined]
+        return FrozenModel(model, self._style, self._max_tokens)
+
     def _start(self, task: ContinuationTask, index: int, job: ContinueJob | None) -> Play:
         rng = Rng(derive_seed(task.seed, index))
         seat = self.game.current_player(task.state)

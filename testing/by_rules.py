@@ -180,6 +180,11 @@ class LookupTrainer:
             self._texts[network] |= {prompt: _typical(found) for prompt, found in texts.items()}
         return {"loss": 0.0, "examples": len(examples), "steps": len(by_prompt)}
 
+    def average(self, network: str, into: str, share: float) -> None:
+        """A mean of texts: the newer one, with the mean of both verdicts."""
+        old, new = self._texts.get(into, {}), self._texts[network]
+        self._texts[into] = old | {prompt: _between(old.get(prompt, text), text, share) for prompt, text in new.items()}
+
     def values(self, network: str, prompts: Sequence[Sequence[Message]]) -> tuple[list[float], int]:
         found = [_prompt(messages) for messages in prompts]
         return [self._returns[network].get(prompt, 0.0) for prompt in found], sum(map(len, found))
@@ -206,6 +211,14 @@ class LookupTrainer:
 
 def _prompt(messages: Sequence[Message]) -> str:
     return messages[-1].content
+
+
+def _between(old: str, new: str, share: float) -> str:
+    before, after = _VERDICT.findall(old), _VERDICT.findall(new)
+    if not before or not after:
+        return new
+    mean = (1 - share) * float(before[-1]) + share * float(after[-1])
+    return _VERDICT.sub(f"{round(mean, 2) + 0.0:+.2f}", new)
 
 
 def _mean_target(examples: Sequence[Any]) -> float:

@@ -17,7 +17,7 @@ from nlrl.errors import NLRLError
 
 FIELDS = frozenset(
     {"board", "diagram", "player", "opponent", "legal", "setting", "longest", "scale"}
-    | {"action", "samples", "transition", "successor", "candidates", "state"}
+    | {"action", "samples", "transition", "successor", "candidates", "critique", "state"}
 )
 
 

@@ -75,6 +75,16 @@ class TunedWeights:
             return self
         return TunedWeights({n: t.to(dtype) if t.is_floating_point() else t for n, t in self.tensors.items()})
 
+    def towards(self, other: TunedWeights, share: float) -> TunedWeights:
+        """share x the other's tensors + (1 - share) x these, in their type; what is no number stays."""
+        mixed = {
+            name: tensor.float().lerp(other.tensors[name].float(), share).to(tensor.dtype)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in self.tensors.items()
+        }
+        return TunedWeights(mixed, self.adapter)
+
     def require_fits(self, base: Path) -> None:
         """Raises: NLRLError: a whole model whose tensors are not those of the base, or an adapter of none of them."""
         expected = shapes(base)

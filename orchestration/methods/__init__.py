@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from nlrl.envs.game import Game
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.session import Session
+from nlrl.orchestration.stages import league
 from nlrl.orchestration.trainer import Network
 
 StageFunction = Callable[[Session, int], Any]
@@ -42,6 +43,7 @@ def method_of(config: RunConfig) -> Method:
     return import_module(f"{__name__}.{config.method}").METHOD
 
 
-def stages_of(config: RunConfig) -> tuple[NamedStage, ...]:
-    """The stages of an iteration, in order."""
-    return method_of(config).stages
+def stages_of(config: RunConfig, iteration: int = 1) -> tuple[NamedStage, ...]:
+    """The stages of an iteration, in order: the method's, and a round of the league where one is due."""
+    due = config.league.every and iteration % config.league.every == 0
+    return method_of(config).stages + (((league.NAME, league.run_league_round),) if due else ())

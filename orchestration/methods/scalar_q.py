@@ -24,7 +24,7 @@ from nlrl.orchestration.session import ACTOR, CRITIC, Session
 from nlrl.orchestration.stages import improvement, rollout
 from nlrl.orchestration.stages.decisions import outcome_of
 from nlrl.orchestration.stages.evaluation import NAME as EVALUATION
-from nlrl.orchestration.stages.evaluation import greedy_replies, sampled_strength
+from nlrl.orchestration.stages.evaluation import games_said, greedy_replies, sampled_strength
 from nlrl.orchestration.stages.rollout import chunks, run_rollout, visits
 from nlrl.orchestration.stages.strength import chosen, run_strength, silent, strength
 from nlrl.orchestration.stages.targets import PAIRS_AT_ONCE, Plan, plan_targets
@@ -64,7 +64,7 @@ def _key(session: Session, iteration: int, plan: Plan) -> str:
 def _job(session: Session, plans: Sequence[Plan]) -> ContinueJob:
     rollouts = session.config.rollout
     tasks = [ContinuationTask(p.state, p.ply, p.action, p.samples * len(p.keys), p.seed) for p in plans]
-    return ContinueJob(session.versions[ACTOR], rollouts.temperature, rollouts.opponents, tasks)
+    return ContinueJob(session.versions[ACTOR], rollouts.temperature, session.opponents, tasks)
 
 
 def _record(session: Session, iteration: int, plan: Plan, games: Sequence[Any]) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def run_evaluation(session: Session, iteration: int) -> dict[str, Any]:
 
     metrics = strength(session, greedy_replies(session, iteration))
     metrics["argmax"] = strength(session, chosen(session, choose))["exact"]
-    return stage.commit(metrics | {"sampled": sampled_strength(session, stage, iteration)})["metrics"]
+    metrics["sampled"] = sampled_strength(session, stage, iteration)
+    return stage.commit(metrics | games_said(session, stage))["metrics"]
 
 
 METHOD = Method(

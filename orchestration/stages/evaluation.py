@@ -16,7 +16,6 @@ from typing import Any
 
 from nlrl.agents.asking import Reply, ask
 from nlrl.agents.language import language_of
-from nlrl.agents.metrics.leaks import find_leaks
 from nlrl.agents.roles import Choice, StateInput
 from nlrl.envs.game import Game
 from nlrl.orchestration import diary
@@ -27,7 +26,7 @@ from nlrl.orchestration.session import Session
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages.rollout import play_tasks
 from nlrl.orchestration.statistics import mean_interval, wilson
-from nlrl.orchestration.texts import argument_metrics, base_states, text_metrics
+from nlrl.orchestration.texts import argument_metrics, base_states, said_in_games, spoken_metrics, text_metrics
 from nlrl.orchestration.walks import ExactWalks, WalkResults, mean_results
 from nlrl.orchestration.worker import game_tasks
 
@@ -46,6 +45,7 @@ def run_evaluation(session: Session, iteration: int) -> dict[str, Any]:
         "sampled": sampled_strength(session, stage, iteration),
         "texts": text_metrics(session, iteration),
     }
+    metrics |= games_said(session, stage)
     diary.write(session, iteration, stage, greedy)
     return stage.commit(metrics)["metrics"]
 
@@ -118,14 +118,12 @@ def turn_metrics(replies: Iterable[Reply[Choice]]) -> dict[str, Any]:
     """How many greedy answers could not be read or were illegal at first, and after the retries (a forfeit)."""
     found = list(replies)
     failures = Counter(failure.reason for reply in found for failure in reply.failures)
-    leaks = sum(bool(find_leaks(reply.completion.text)) for reply in found)
     n = max(len(found), 1)
     return {
         "states": len(found),
         "failed_first": sum(bool(reply.failures) for reply in found) / n,
         "forfeits": sum(reply.failed for reply in found) / n,
         "failures": dict(sorted(failures.items())),
-        "actor_leaks": leaks / n,
     }
 
 
@@ -145,6 +143,12 @@ def sampled_strength(session: Session, stage: Stage, iteration: int) -> dict[str
         records = {record["key"]: record for record in stage.records() if record["kind"] == "game"}
         out[label] = {name: shares([records[task.key] for task in group], seats) for name, group in tasks.items()}
     return out
+
+
+def games_said(session: Session, stage: Stage) -> dict[str, Any]:
+    """What the actor said in the evaluation's games, against the rules: illegal suggestions and leaks among them."""
+    said = spoken_metrics(session.game, said_in_games(session, stage.records()))
+    return {"said_in_games": said} if said else {}
 
 
 def shares(records: Sequence[Mapping[str, Any]], players: int = 2) -> dict[str, Any]:

@@ -3,7 +3,7 @@ moves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nlrl.agents.corpus.states import states_by_ply
@@ -16,7 +16,7 @@ from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import sweep
 from nlrl.orchestration.stages.evaluation import NAME, shares
-from nlrl.orchestration.texts import Asked, Exact, faithfulness, verdict_scores
+from nlrl.orchestration.texts import Argument, Asked, Exact, faithfulness, spoken_metrics, verdict_scores
 from nlrl.orchestration.walks import ExactWalks, Table, mean_results
 from nlrl.orchestration.worker import play_record
 
@@ -40,7 +40,7 @@ def run_walks(session: Session, iteration: int) -> dict[str, Any]:
     metrics = {
         "exact": {"against": {}, **references(game)},
         "sampled": {"greedy": {NONE: shares(records, 1)}},
-        "turns": {},
+        "turns": spoken_metrics(game, _arguments(session, iteration), "actor_"),
         "texts": sweep_metrics(session, iteration),
     }
     return stage.commit(metrics)["metrics"]
@@ -63,6 +63,13 @@ def references(game: Game[Any]) -> dict[str, float]:
     uniform: Table = {state: dict.fromkeys(game.legal_actions(state), 1.0) for state in states}
     random = mean_results(ExactWalks(game, language_of(game), uniform, starts), starts)
     return {"optimum": round(best_return(game), 6), "random": round(random.return_, 6)}
+
+
+def _arguments(session: Session, iteration: int) -> Iterator[Argument]:
+    """What I said about the first repeat's first plans."""
+    for record in session.folder.stage(iteration, sweep.NAME).records():
+        if (record["repeat"], record["plan"]) == (0, 0):
+            yield session.game.parse_text(record["state"]), record["text"]
 
 
 def sweep_metrics(session: Session, iteration: int) -> dict[str, Any]:

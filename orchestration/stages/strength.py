@@ -13,10 +13,12 @@ from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages.evaluation import (
     NAME,
     exact_strength,
+    games_said,
     greedy_replies,
     sampled_strength,
     turn_metrics,
 )
+from nlrl.orchestration.texts import argument_metrics
 
 Chooser = Callable[[list[Turn]], Sequence[Reply[Choice]]]
 """The agent's answers on given turns."""
@@ -29,7 +31,7 @@ def run_strength(session: Session, iteration: int) -> dict[str, Any]:
         return stage.load()["metrics"]
     greedy = greedy_replies(session, iteration)
     metrics = strength(session, greedy) | {"sampled": sampled_strength(session, stage, iteration)}
-    return stage.commit(metrics)["metrics"]
+    return stage.commit(metrics | games_said(session, stage))["metrics"]
 
 
 def run_chosen_strength(session: Session, iteration: int, choose: Chooser) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def run_chosen_strength(session: Session, iteration: int, choose: Chooser) -> di
 
 
 def strength(session: Session, greedy: Mapping[Any, Reply[Choice]]) -> dict[str, Any]:
-    """Exact results of an agent, and how readable its answers were."""
+    """Exact results of an agent, how readable its answers were, and whether they hold to the rules."""
     return {
         "exact": exact_strength(session, greedy),
-        "turns": turn_metrics(greedy.values()),
+        "turns": turn_metrics(greedy.values()) | argument_metrics(session.game, greedy),
         "sampled": {},
         "texts": {},
     }

@@ -17,10 +17,10 @@ from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import CRITIC, Session
 from nlrl.orchestration.stages.evaluation import NAME
-from nlrl.orchestration.stages.value_targets import positions
+from nlrl.orchestration.stages.value_targets import held_out
 from nlrl.orchestration.state_sets import exact_values
 from nlrl.orchestration.statistics import wilson
-from nlrl.orchestration.texts import claim_metrics, rounded
+from nlrl.orchestration.texts import Asked, bands_of, faithfulness, rounded
 
 
 def run_value_evaluation(session: Session, iteration: int) -> dict[str, Any]:
@@ -28,21 +28,24 @@ def run_value_evaluation(session: Session, iteration: int) -> dict[str, Any]:
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return stage.load()["metrics"]
-    held_out = positions(session).held_out[: session.config.value_td.measured or None]
-    exact = exact_values(session.game, held_out)
-    with progress(f"iteration {iteration}: held-out positions", len(held_out)) as bar:
-        said = ask_critic(session, held_out)
-        bar.advance(len(held_out))
+    measured = held_out(session)[: session.config.value_td.measured or None]
+    exact = exact_values(session.game, measured)
+    with progress(f"iteration {iteration}: held-out positions", len(measured)) as bar:
+        said = ask_critic(session, measured)
+        bar.advance(len(measured))
     with stage.writer("values") as writer:
-        for state, value, (text, evaluation) in zip(held_out, exact, said, strict=True):
+        for state, value, (text, evaluation) in zip(measured, exact, said, strict=True):
             writer.write(_record(session, iteration, state, value, text, evaluation))
-    readable = [(s, None, e.text) for s, (_, e) in zip(held_out, said, strict=True) if e]
+    asked = [
+        Asked(s, None, e.text if e else None, e.verdict if e else None)
+        for s, (_, e) in zip(measured, said, strict=True)
+    ]
     metrics = {
         "exact": {"against": {}},
         "sampled": {},
         "turns": {},
-        "texts": claim_metrics(session.game, readable),
-        "values": value_scores(session, held_out, [e.verdict if e else None for _, e in said], exact),
+        "texts": faithfulness(session.game, asked, bands_of(session)),
+        "values": value_scores(session, measured, [e.verdict if e else None for _, e in said], exact),
     }
     return stage.commit(metrics)["metrics"]
 

@@ -16,11 +16,14 @@ from typing import Any, NamedTuple
 
 from nlrl.agents.metrics.leaks import strip_leaks
 from nlrl.agents.roles import SamplesInput
+from nlrl.errors import NLRLError
 from nlrl.orchestration.lines import replay
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import Record, record_key
 from nlrl.orchestration.session import CRITIC, Session, cores_of
+from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import targets
+from nlrl.orchestration.stages.imported import held_out_of, look_aheads_of
 from nlrl.orchestration.stages.outlooks import Ahead, merge, outlooks
 from nlrl.orchestration.stages.rollout import chunks
 from nlrl.orchestration.state_sets import StateSet, StateSetConfig, state_set
@@ -45,6 +48,12 @@ def _positions(spec: str, described: str, folder: Path, cores: int) -> StateSet:
     return state_set(spec, StateSetConfig.model_validate_json(described), folder, cores)
 
 
+def held_out(session: Session) -> Sequence[Any]:
+    """The positions that are never trained on."""
+    folder = session.config.value_td.imported_held_out
+    return positions(session).held_out if folder is None else held_out_of(folder, session.game)
+
+
 # -- look-aheads, once -------------------------------------------------------------------------------------------------
 def run_look_aheads(session: Session, iteration: int) -> None:
     """Plays the look-aheads and commits those that are kept."""
@@ -52,6 +61,9 @@ def run_look_aheads(session: Session, iteration: int) -> None:
     if stage.is_committed():
         return
     config, game = session.config, session.game
+    if config.value_td.imported is not None:
+        _import_look_aheads(session, stage, config.value_td.imported)
+        return
     keys = {
         record_key("look ahead", config.name, config.seed, game.to_text(state)): state
         for state in positions(session).train
@@ -70,6 +82,16 @@ def run_look_aheads(session: Session, iteration: int) -> None:
             bar.advance(len(group))
     counts = [len(record["lines"]) for record in stage.records()]
     stage.commit({"states": len(counts), "lines": sum(counts)})
+
+
+def _import_look_aheads(session: Session, stage: Stage, folder: Path) -> None:
+    """Commits the look-aheads of an imported folder; nothing is played."""
+    records = list(look_aheads_of(session, folder, frozenset(held_out(session))))
+    if not records:
+        raise NLRLError(f"value_td.imported: every position of {folder} is held out, so nothing is left to train on")
+    with stage.writer("lookaheads") as writer:
+        writer.write_many(records)
+    stage.commit({"states": len(records), "lines": sum(len(record["lines"]) for record in records)})
 
 
 def _task(session: Session, key: str, state: Any) -> ContinuationTask:

@@ -36,6 +36,7 @@ CASE = {
     "transition": "e3d2",
     "successor": "I put white at -0.60, clearly worse.",
     "candidates": "move e3d2: I put black at +0.80, clearly better.",
+    "critique": "I put black at +0.80, clearly better.",
 }
 
 
@@ -51,7 +52,7 @@ def test_instruct_prompt_shows_a_true_example_that_parses(role):
     assert CASE["diagram"] in user
     assert CASE["diagram"] in system
     assert "{" not in system + user
-    if role in ("policy", "improvement"):
+    if role in ("policy", "improvement", "refinement"):
         assert parse_move(answer, GAME, EXAMPLE) == ACTION
     else:
         assert isinstance(parse_verdict(answer, GAME, EXAMPLE), float)
@@ -99,7 +100,7 @@ def test_the_answer_to_outlooks_is_their_mean(role):
 
 def test_prompts_exist_for_every_role_and_hide_evidence_from_actor_and_critic():
     roles = {"policy", "v", "q", "g1_games", "g1_games_v", "g1_outlooks", "g1_outlooks_v", "g2", "improvement"}
-    assert set(INSTRUCT) == roles
+    assert set(INSTRUCT) == roles | {"refinement"}
     assert set(PLAIN) == roles | {"descriptor", "reader"}
     for templates in (PLAIN, INSTRUCT):
         for role in ("policy", "v", "q"):

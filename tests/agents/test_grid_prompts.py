@@ -31,12 +31,12 @@ def case(name):
 
 def filled(game, state, template):
     fields = Roles(game, "instruct").policy.fields(StateInput(state))
-    extra = dict.fromkeys(("action", "samples", "transition", "successor", "candidates"), "what was given")
+    extra = dict.fromkeys(("action", "samples", "transition", "successor", "candidates", "critique"), "what was given")
     return template.messages(**fields, **extra)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("role", sorted(ROLES))
+@pytest.mark.parametrize("role", sorted(ROLES | {"refinement"}))
 def test_every_prompt_has_a_true_example_that_parses(name, role):
     game, state, move, templates = case(name)
     system, user = filled(game, state, templates[role])
@@ -45,7 +45,7 @@ def test_every_prompt_has_a_true_example_that_parses(name, role):
     assert board in user.content
     assert "{" not in system.content + user.content
     example = system.content.rpartition("A good answer:\n")[2]
-    if role in ("policy", "improvement"):
+    if role in ("policy", "improvement", "refinement"):
         assert game.action_text(state, parse_move(example, game, state)) == move
     else:
         assert isinstance(parse_evaluation(example), float)
@@ -59,7 +59,7 @@ def test_every_prompt_has_a_true_example_that_parses(name, role):
 @pytest.mark.parametrize("name", CASES)
 def test_prompts_exist_for_every_role_and_hide_evidence_from_actor_and_critic(name):
     game, state, _, templates = case(name)
-    assert set(templates) == ROLES
+    assert set(templates) == ROLES | {"refinement"}
     assert set(load_templates(game.name, "plain")) == ROLES | {"descriptor", "reader"}
     for role in ("policy", "v", "q"):
         assert find_leaks("\n".join(message.content for message in filled(game, state, templates[role]))) == []

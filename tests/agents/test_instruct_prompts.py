@@ -31,6 +31,7 @@ CASE = {
     "transition": "X7 O4",
     "successor": "I put O at +0.10, a little better.",
     "candidates": "move 7: I put X at -0.10, a little worse.",
+    "critique": "I put X at -0.10, a little worse.",
 }
 INSTRUCT = load_templates("tictactoe", "instruct")
 
@@ -41,7 +42,7 @@ def test_instruct_prompt_shows_a_true_example_that_parses(role):
     assert CASE["board"] in user.content
     assert "{" not in system.content + user.content
     example = system.content.rpartition("A good answer:\n")[2]
-    if role in ("policy", "improvement"):
+    if role in ("policy", "improvement", "refinement"):
         assert parse_move(example, GAME, position(EXAMPLE)) == 6
     else:
         assert isinstance(parse_evaluation(example), float)
@@ -53,8 +54,7 @@ def test_instruct_prompt_shows_a_true_example_that_parses(role):
 
 
 def test_instruct_prompts_exist_for_every_role_and_hide_evidence_from_actor_and_critic():
-    assert {"policy", "v", "q", "g1_games", "g1_games_v", "g1_outlooks", "g1_outlooks_v", "g2", "improvement"} == set(
-        INSTRUCT
-    )
+    roles = {"policy", "v", "q", "g1_games", "g1_games_v", "g1_outlooks", "g1_outlooks_v", "g2", "improvement"}
+    assert roles | {"refinement"} == set(INSTRUCT)
     for role in ("policy", "v", "q"):
         assert find_leaks("\n".join(message.content for message in INSTRUCT[role].messages(**CASE))) == []

@@ -115,6 +115,7 @@ def test_a_manifest_names_files_counts_and_hashes(committed):
 def test_committed_records_are_sorted_by_key_and_shards_are_gone(committed):
     assert [found["key"] for found in committed.records()] == ["a", "b", "c"]
     assert sorted(child.name for child in committed.dir.iterdir()) == [
+        "games.parquet",
         "manifest.json",
         "records.jsonl",
         "weights.safetensors",

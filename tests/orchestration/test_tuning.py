@@ -219,6 +219,27 @@ def test_a_network_goes_on_from_its_file_as_if_nothing_had_happened(actor, tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_running_mean_begins_as_a_copy_and_goes_on_from_its_file(actor, tmp_path, kind):
+    trainer, resumed = actor(kind), actor(kind, name="resumed")
+    trainer.fit("critic", EXAMPLES, settings(RATES[kind]))
+    trainer.average("critic", "target", 0.25)
+    first = trainer.weights("critic").tensors
+    assert all(torch.equal(tensor, first[name]) for name, tensor in trainer.weights("target").tensors.items())
+    for network, path in (("critic", "critic.safetensors"), ("target", "target.safetensors")):
+        trainer.save(network, str(tmp_path / path))
+        resumed.load(network, str(tmp_path / path))
+    trainer.fit("critic", EXAMPLES, settings(RATES[kind], seed=1))
+    trainer.average("critic", "target", 0.25)
+    trained, mean = trainer.weights("critic").tensors, trainer.weights("target").tensors
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in trained.items())
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, first[name] + (trained[name] - first[name]) / 4)
+    resumed.fit("critic", EXAMPLES, settings(RATES[kind], seed=1))
+    resumed.average("critic", "target", 0.25)
+    assert all(torch.equal(tensor, mean[name]) for name, tensor in resumed.weights("target").tensors.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_export_loads_with_transformers_and_says_the_same(actor, base, tmp_path, kind):
     trainer, network = actor(kind), tmp_path / "network"
     trainer.fit("actor", EXAMPLES, settings(RATES[kind], epochs=4))
