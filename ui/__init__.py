@@ -1,1 +1,1 @@
-"""The viewer: reads runs, writes nothing. `launch` opens it, `app` is the page, the others know no Streamlit."""
+"""The viewer: reads runs, writes nothing under them. `launch` opens it, `app` navigates, `pages` are what is shown."""

@@ -11,6 +11,8 @@ from nlrl.errors import NLRLError
 
 HOST = "127.0.0.1"
 """Runs may hold prompts and answers that are nobody else's business: the viewer answers this machine only."""
+ENTRY = Path(__file__).parent / "entry" / "viewer.py"
+"""The script that Streamlit runs."""
 
 
 def view(runs_dir: str | Path = "runs", port: int = 8501) -> None:
@@ -44,5 +46,4 @@ def command_for(runs_dir: Path, port: int) -> list[str]:
         "runner.magicEnabled": "false",
     }
     settings = [f"--{name}={value}" for name, value in options.items()]
-    app = Path(__file__).with_name("app.py")
-    return [sys.executable, "-m", "streamlit", "run", str(app), *settings, "--", str(runs_dir.resolve())]
+    return [sys.executable, "-m", "streamlit", "run", str(ENTRY), *settings, "--", str(runs_dir.resolve())]

@@ -1,0 +1,1 @@
+"""The viewer's pages: each has `show(folder)`, which draws it for a folder of runs."""
