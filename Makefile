@@ -4,12 +4,14 @@
 #   TORCH_INDEX=URL     a second package index to find torch in: PyTorch's index of CPU builds, or of one CUDA version
 #   SYSTEM_TORCH=1      keep the CUDA torch that PYTHON already has; .venv sees PYTHON's packages
 #   ARGS="..."          more arguments for `nlrl run` or pytest
+#   WORKERS=2           processes that run the tests
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 LOCK := constraints.txt
 RUNS ?= runs
 PORT ?= 8501
+WORKERS ?= 2
 
 suitable := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(suitable)' 2>/dev/null && echo $$p && break; done)
@@ -33,7 +35,7 @@ view: install  ## the viewer, on the runs under RUNS (default: runs)
 	@.venv/bin/nlrl view "$(RUNS)" --port $(PORT)
 
 test: install test-vllm  ## install, then all tests but the slow ones
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -q -n $(WORKERS) $(ARGS)
 
 # vLLM pins what it needs so tightly that it gets an environment of its own, and what trains models for it (TRL) lives there,
 # too. Its CPU build wants a CPU build of torch.

@@ -73,12 +73,12 @@ class Bench:
             steps["compiled"] = torch.compile(self.in_torch, fullgraph=True, dynamic=False)
         fast = compile_model(self.model)
         if fast is not None:
-            steps["native"] = partial(self._native, fast, self.step.repeat(self.batch))
+            steps["native"] = partial(self._native, fast)
         return steps
 
-    def _native(self, fast, steps):
+    def _native(self, fast):
         logits = fast.logits(self.ids, self.positions, self.rows, self.state)
-        return fast.sample(logits, self.seeds, steps, self.temperature)
+        return fast.sample(logits, self.seeds, self.drawn, self.temperature)
 
 
 def fastest(steps: dict[str, Step], rounds: int, repeats: int) -> dict[str, float]:

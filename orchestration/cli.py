@@ -297,16 +297,17 @@ def play_command(game: Where[str] = "tictactoe", agent: str = "transformer-base"
 
 
 @app.command(name="view")
-def view_command(runs: Where[Path] = Path("runs"), port: int = 8501) -> None:
+def view_command(runs: Where[Path] = Path("runs"), port: int = 8501, sample: bool = False) -> None:
     """Opens the viewer in a browser.
 
     Args:
         runs: a folder of runs.
         port: on this machine's loopback address.
+        sample: copy the run that comes with the package to RUNS/sample first.
     """
     from nlrl.ui.launch import view
 
-    view(runs, port)
+    view(runs, port, sample)
 
 
 @app.command(name="serve")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -15,15 +16,34 @@ ENTRY = Path(__file__).parent / "entry" / "viewer.py"
 """The script that Streamlit runs."""
 
 
-def view(runs_dir: str | Path = "runs", port: int = 8501) -> None:
+SAMPLE = Path(__file__).parent / "sample"
+"""A small run of Tic-Tac-Toe that comes with the package."""
+
+
+def view(runs_dir: str | Path = "runs", port: int = 8501, sample: bool = False) -> None:
     """Serves the viewer of the runs under `runs_dir` on http://127.0.0.1:`port` until it is stopped; does not return.
+
+    Args:
+        sample: put the run that comes with the package there first.
 
     Raises:
         NLRLError: there is no such folder, or the port is taken.
     """
+    if sample:
+        add_sample(Path(runs_dir))
     command = command_for(Path(runs_dir), port)
     print(f"Viewer of {runs_dir}: http://{HOST}:{port} (stop it with Ctrl-C)", flush=True)
     os.execv(command[0], command)
+
+
+def add_sample(runs_dir: Path) -> Path:
+    """Copies the shipped run to `runs_dir/sample`, unless something is there; returns its folder."""
+    run = runs_dir / "sample"
+    if not run.exists():
+        fresh = run.with_name(f".sample-{os.getpid()}")
+        shutil.copytree(SAMPLE, fresh)
+        fresh.rename(run)
+    return run
 
 
 def command_for(runs_dir: Path, port: int) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from nlrl.backbones.answers import cut_at_stop
 from nlrl.backbones.engine.constraints import fill_batch
 from nlrl.backbones.engine.prefix import PrefixCache
-from nlrl.backbones.engine.runner import CALM, Features, Runner
+from nlrl.backbones.engine.runner import Features, Runner
 from nlrl.backbones.engine.scheduler import Chunk, Scheduler
 from nlrl.backbones.engine.sequence import Sequence
 from nlrl.backbones.engine.store import Store, pages_for
@@ -178,11 +178,10 @@ class Lane:
     def _most_steps(self) -> int:
         """More where nobody waits for a row, nobody watches, and pages suffice: a look costs the host milliseconds, in
         which the device has nothing to do."""
-        running, steps = self.scheduler.running.values(), self.runner.most_steps * CALM
-        if steps == CALM or self.scheduler.waiting or self.scheduler.reading or any(s.watched for s in running):
-            return self.runner.most_steps
+        running, steps = self.scheduler.running.values(), self.runner.most_steps(calm=True)
+        waited_for = self.scheduler.waiting or self.scheduler.reading or any(s.watched for s in running)
         enough = not self.store.has_pages or self.store.pages.free >= len(running) * (pages_for(steps) + 1)
-        return steps if enough else self.runner.most_steps
+        return steps if enough and not waited_for else self.runner.most_steps(calm=False)
 
     def _put_back(self, sequence: Sequence) -> None:
         row = sequence.last_row
@@ -226,10 +225,9 @@ class Lane:
         ends = np.isin(tokens, self._ends) & ~self._ignores_end[at, None]
         first_end = np.where(ends.any(1), ends.argmax(1) + 1, steps + 1)
         new = np.minimum(np.minimum(first_end, self._limit[at] - self._count[at]), steps)
-        for j in range(steps):
-            more = at[new > j]
-            self._drawn[more, self._count[more] + j] = tokens[new > j, j]
-            self._logprobs[more, self._count[more] + j] = logprobs[new > j, j]
+        live_row, step = np.nonzero(np.arange(steps) < new[:, None])
+        places = at[live_row], self._count[at[live_row]] + step
+        self._drawn[places], self._logprobs[places] = tokens[live_row, step], logprobs[live_row, step]
         self._count[at] += new
         self.counts["generated_tokens"] += int(new.sum())
         done = (new == first_end) | (self._count[at] >= self._limit[at])

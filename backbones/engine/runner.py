@@ -36,8 +36,6 @@ from nlrl.backbones.sampler import NumberTokens, filtered
 log = logging.getLogger(__name__)
 CALM = 4
 """Times as many steps in a burst, while nobody is kept waiting by it."""
-CALL_TOKENS = 256
-"""Prompt tokens that native code reads in one call."""
 BURST_SECONDS = 0.01
 """On a CPU a burst takes about so long at most: the host's share is small then, and nobody waits longer for a row."""
 
@@ -91,11 +89,11 @@ class Runner:
         self._graphs = Graphs(self) if self.device.type == "cuda" and cuda_graphs else None
         self.last_logits: Tensor | None = None
 
-    @property
-    def most_steps(self) -> int:
-        """Steps between two looks of the host."""
-        in_time = int(BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst
-        return max(1, min(self._burst, in_time))
+    def most_steps(self, calm: bool) -> int:
+        """Steps between two looks of the host; calm: nobody is kept waiting by more of them."""
+        times = CALM if calm and self._burst > 1 else 1
+        in_time = int(times * BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst * times
+        return max(1, min(self._burst * times, in_time))
 
     def read(self, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
         """Reads chunks into their rows; returns the logits, `(vocab,)` float32, behind the prompts that end there."""
@@ -204,18 +202,15 @@ class Runner:
         return torch.where(first, numbers.nearest(expectation, token), token)
 
     def _read_natively(self, cpu: CpuModel, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
-        """Chunk after chunk, without padding; a call ends where its activations would fill the caches."""
+        """In one call, chunk after chunk, without padding."""
         lengths = np.array([chunk.end - chunk.start for chunk in chunks])
         ids = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks])
         positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
         rows = np.repeat([chunk.sequence.row for chunk in chunks], lengths)
         columns = torch.from_numpy(np.stack((ids, positions, rows)).astype(np.int64))
         done = [i for i, chunk in enumerate(chunks) if chunk.completes]
-        ends, logits = (lengths.cumsum() - 1)[done], []
-        for start in range(0, len(ids), CALL_TOKENS):
-            here = columns[:, start : start + CALL_TOKENS]
-            wanted = torch.from_numpy(ends[(ends >= start) & (ends < start + CALL_TOKENS)] - start)
-            logits += cpu.logits(here[0], here[1], here[2], self.store.state, wanted)
+        wanted = torch.from_numpy((lengths.cumsum() - 1)[done])
+        logits = cpu.logits(columns[0], columns[1], columns[2], self.store.state, wanted)
         return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
 
     def _read_pass(self, chunks: list[Chunk]) -> dict[Sequence, Tensor]:

@@ -10,7 +10,8 @@ import pytest
 
 from nlrl.errors import NLRLError
 from nlrl.testing import write_run
-from nlrl.ui.launch import command_for, view
+from nlrl.orchestration.run_folder import verify
+from nlrl.ui.launch import add_sample, command_for, view
 
 
 def free_port() -> int:
@@ -60,3 +61,12 @@ def test_a_taken_port_is_refused_by_number(tmp_path):
             command_for(tmp_path, port)
     with pytest.raises(NLRLError, match="port 70000"):
         command_for(tmp_path, 70000)
+
+
+def test_the_sample_is_a_whole_run_and_is_copied_once(tmp_path):
+    run = add_sample(tmp_path)
+    assert verify(run) == []
+    (run / "metrics.jsonl").write_text("mine now\n")
+    assert add_sample(tmp_path) == run
+    assert (run / "metrics.jsonl").read_text() == "mine now\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]

@@ -85,7 +85,9 @@ def show_index(index: GamesIndex, with_errors: bool) -> None:
     if not found.total:
         st.info("No game passes these filters.")
         return
-    st.caption(f"{found.total:,} games on {-(-found.total // PAGE):,} pages. Choose a row to replay its game.")
+    pages = -(-found.total // PAGE)
+    counted = f"{found.total:,} game{'s' * (found.total > 1)} on {pages:,} page{'s' * (pages > 1)}"
+    st.caption(f"{counted}. Choose a row to replay its game.")
     show_page(found.rows, index.columns)
 
 

@@ -28,8 +28,8 @@ struct Cache {
     // Of positions 0 .. live - 1; returns how many segments.
     i64 segments(i64 layer, i64 head, i64 row, i64 live, Segment* to) const {
         i64 n = 0;
-        for (i64 start = 0; start < live; start += page, n++) {
-            i64 block = block_of(row, start), left = live - start;
+        for (i64 left = live; left > 0; left -= page, n++) {
+            const i64 block = table ? table[row * table_row + n] : row;
             to[n] = {key(layer, head, block), value(layer, head, block), left < page ? left : page};
         }
         return n;
@@ -109,11 +109,12 @@ static void scores(const float* query, i64 queries, const float* keys, i64 count
         for (i64 g = 0; g < queries; g++) out[g * stride + i] = dot(query + g * dim, keys + i * dim, dim);
 }
 
-// What one thread needs to attend; `scores` has `stride` numbers for every query, `columns` is a panel.
+// What one thread needs to attend; `scores` has `stride` numbers for every query, `columns` is a panel. later: segments
+// that the thread will probably attend to next.
 struct Desk {
     float *query, *out, *columns, *scores;
-    Segment* segments;
-    i64 stride;
+    Segment *segments, *later;
+    i64 stride, laters = 0;
 };
 
 // Up to LANES keys `(count, dim)` as columns of a panel; the last one stands in for missing ones.
@@ -143,10 +144,10 @@ static void panel_scores(Desk desk, const float* query, i64 queries, i64 dim, in
     }
 }
 
-// Asks for a later segment's keys or values: pages lie anywhere, so the processor does not guess them.
-constexpr i64 AHEAD = 2;
+// Asks for keys or values into the core's cache: pages lie anywhere, so the processor does not guess them. Values are
+// asked for while keys are read, the next keys while values are.
 static inline void fetch(const float* data, i64 size) {
-    for (i64 i = 0; i < size; i += 16) __builtin_prefetch(data + i);
+    for (i64 i = 0; i < size; i += 16) __builtin_prefetch(data + i, 0, 2);
 }
 
 // Scores of all segments' keys; returns how many there are. From a few queries on it pays to turn keys over first.
@@ -156,7 +157,7 @@ static i64 score_all(Desk desk, const float* query, i64 queries, i64 key_shift, 
     for (i64 s = 0; s < segments; n += desk.segments[s++].count) {
         const float* keys = desk.segments[s].keys + key_shift;
         const i64 count = desk.segments[s].count;
-        if (s + AHEAD < segments) fetch(desk.segments[s + AHEAD].keys + key_shift, desk.segments[s + AHEAD].count * dim);
+        fetch(desk.segments[s].values, count * dim);
         if (queries < 4) {
             scores(query, queries, keys, count, dim, out + n, desk.stride);
             continue;
@@ -228,8 +229,8 @@ static inline void read_values(Desk desk, i64 queries, i64 segments, i64 dim) {
     std::memset(desk.out, 0, sizeof(float) * queries * dim);
     i64 n = 0;
     for (i64 s = 0; s < segments; n += desk.segments[s++].count) {
-        const Segment &at = desk.segments[s], &later = desk.segments[std::min(s + AHEAD, segments - 1)];
-        fetch(later.values, later.count * dim);
+        const Segment& at = desk.segments[s];
+        if (s < desk.laters) fetch(desk.later[s].keys, desk.later[s].count * dim);
         add_values(desk.scores + n, desk.stride, queries, at.values, at.count, dim, desk.out);
     }
 }

@@ -74,16 +74,21 @@ struct BiMamba {
     static constexpr i64 BLOCK = 64;
 };
 
-static i64 bimamba_step(const Sizes& s, const Outer& outer, const MixerLayer* layers, const Part& windows,
-                        const Part& states, i64 rows, const Call& call) {
+static void bimamba_part(const Sizes& s, const Outer& outer, const MixerLayer* layers, const Part& windows,
+                         const Part& states, const Call& call) {
     thread_local Phases phases;
     thread_local Buffer x, projected, mixed, y, picked, scales;
     thread_local std::vector<Span> spans;
-    if (const i64 wrong = mistake(s, nullptr, rows, call)) return wrong;
     const BiMamba model{s, outer, layers, windows, states, call, Rows::in(x, call.n, s.hidden),
                         Rows::in(projected, call.n, s.inner + s.conv + s.ssm_heads), Rows::in(mixed, call.n, s.conv),
                         Rows::in(y, call.n, s.inner), Rows::in(picked, call.outputs, s.hidden),
                         scales.get(call.threads * call.n), cut(call, call.n, spans)};
     together(phases, 5 * s.layers + 3, call.threads, [&](Team& team) { model.run(team); });
+}
+
+static i64 bimamba_step(const Sizes& s, const Outer& outer, const MixerLayer* layers, const Part& windows,
+                        const Part& states, i64 rows, const Call& call) {
+    if (const i64 wrong = mistake(s, nullptr, rows, call)) return wrong;
+    in_parts(call, [&](const Call& part) { bimamba_part(s, outer, layers, windows, states, part); });
     return NOTHING;
 }

@@ -1,8 +1,8 @@
 // Decoding steps one after the other: each reads a token a row and draws the next, and who is finished leaves.
 #pragma once
 
+#include "parts.h"
 #include "sampler.h"
-#include "step.h"
 
 using Step = i64 (*)(const void* const* parts, const Call* call);
 
@@ -46,19 +46,36 @@ static void note(const Burst& b, i64 row, i64 place, i64 token, float logprob) {
     b.finished[row] = ++b.drawn[row] >= b.limit[row] || (ended && !b.ignores_end[row]);
 }
 
-static i64 burst(Step step, const void* const* parts, const Burst& b) {
+// Rows begin .. end - 1 of those that draw.
+static i64 burst_of(Step step, const void* const* parts, const Burst& b, Span span, i64 threads) {
     thread_local Given given;
-    given.rows.assign(b.rows, b.rows + b.n);
+    float* logits = b.logits + span.begin * b.vocab;
+    given.rows.assign(b.rows + span.begin, b.rows + span.end);
     for (i64 place = 0; place < b.steps; place++) {
         given.gather(b);
         const i64 n = given.rows.size();
         if (!n) break;
-        const Call call{n, b.threads, n, given.ids.data(), given.positions.data(), given.rows.data(), nullptr,
-                        b.logits, b.vocab};
+        const Call call{n, threads, n, given.ids.data(), given.positions.data(), given.rows.data(), nullptr, logits,
+                        b.vocab, 0};
         if (const i64 wrong = step(parts, &call)) return wrong;
-        sample({n, b.vocab, b.threads, b.logits, b.vocab, given.seeds.data(), given.drawn.data(),
+        sample({n, b.vocab, threads, logits, b.vocab, given.seeds.data(), given.drawn.data(),
                 given.temperature.data(), given.tokens.data(), given.logprobs.data()});
         for (i64 i = 0; i < n; i++) note(b, given.rows[i], place, given.tokens[i], given.logprobs[i]);
     }
     return NOTHING;
+}
+
+static i64 burst(Step step, const void* const* parts, const Burst& b) {
+    thread_local std::vector<Span> shares;
+    thread_local std::vector<i64> sorted;
+    sorted.assign(b.rows, b.rows + b.n);
+    std::sort(sorted.begin(), sorted.end());
+    if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end()) return ORDER;
+    if (!share_out(b.n, b.threads, SHARED_IN_BURST, [](i64) { return 1; }, shares))
+        return burst_of(step, parts, b, {0, b.n, 0}, b.threads);
+    std::atomic<i64> wrong{NOTHING};
+    on_threads(shares, b.threads, [&](Span share) {
+        if (const i64 found = burst_of(step, parts, b, share, 1)) wrong = found;
+    });
+    return wrong;
 }

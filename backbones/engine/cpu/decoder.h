@@ -1,7 +1,7 @@
 // Decoders of attention and gated feed-forward layers: the control, nGPT, the Differential Transformer V1 and V2.
 #pragma once
 
-#include "step.h"
+#include "parts.h"
 
 enum Kind : i64 { PLAIN, NGPT, DIFFERENTIAL_1, DIFFERENTIAL_2 };
 
@@ -43,7 +43,7 @@ struct Decoder {
              Put{qkv.data, qkv.stride, norms(team, x, call.n)});
         if (!single) team.each(call.n * s.kv_heads, [&](i64 task) { keep(l, task / s.kv_heads, task % s.kv_heads); });
         team.each(blocks.size() * s.kv_heads, [&](i64 task) {
-            attention(desks.of(team.thread), l, blocks[task / s.kv_heads], task % s.kv_heads);
+            attention(desks.of(team.thread), l, task);
         }, 16);
         into_stream(team, read, s.heads * s.value_dim, w.output, w.attention_alpha);
         gemm(team, x.data, x.stride, call.n, s.hidden, w.up_gate, 2 * s.intermediate, false,
@@ -92,7 +92,9 @@ struct Decoder {
         }
     }
 
-    void attention(Desk desk, i64 l, Span block, i64 j) const {
+    void attention(Desk desk, i64 l, i64 task) const {
+        const Span block = blocks[task / s.kv_heads];
+        const i64 j = task % s.kv_heads;
         const i64 group = s.heads / s.kv_heads, tokens = block.size(), queries = tokens * group;
         const i64 first = block.begin, live = call.positions[block.end - 1] + 1;
         if (single) keep(l, first, j);
@@ -101,7 +103,11 @@ struct Decoder {
             return;
         }
         for (i64 t = 0; t < tokens; t++) ask(desk, l, first + t, j * group * maps(s), t, tokens);
-        const i64 segments = segments_of(desk, l, j, call.rows[first], live);
+        const i64 segments = segments_of(desk.segments, l, j, call.rows[first], live);
+        if (single && task + 1 < i64(blocks.size()) * s.kv_heads) {
+            const i64 r = blocks[(task + 1) / s.kv_heads].begin, head = (task + 1) % s.kv_heads;
+            desk.laters = segments_of(desk.later, l, head, call.rows[r], call.positions[r] + 1);
+        }
         if (s.kind == DIFFERENTIAL_1) {
             attend_difference(desk, {tokens}, queries, segments, s.key_dim, s.value_dim, cache.key_head,
                               *layers[l].lambda);
@@ -112,11 +118,11 @@ struct Decoder {
         for (i64 g = 0; g < queries; g++) answer(first + g / group, j * group + g % group, desk.out + g * width);
     }
 
-    i64 segments_of(Desk desk, i64 l, i64 j, i64 row, i64 live) const {
-        const i64 n = cache.segments(l, j, row, live, desk.segments);
+    i64 segments_of(Segment* to, i64 l, i64 j, i64 row, i64 live) const {
+        const i64 n = cache.segments(l, j, row, live, to);
         if (s.kind != DIFFERENTIAL_1) return n;
         // Pairs of key heads stand beside each other; `segments` took a key head for every value head.
-        for (i64 i = 0; i < n; i++) desk.segments[i].keys += j * cache.key_head;
+        for (i64 i = 0; i < n; i++) to[i].keys += j * cache.key_head;
         return n;
     }
 
@@ -158,12 +164,11 @@ struct Decoder {
     }
 };
 
-static i64 decoder_step(const Sizes& s, const Outer& outer, const DecoderLayer* layers, const Cache& cache,
-                        const Call& call) {
+static void decoder_part(const Sizes& s, const Outer& outer, const DecoderLayer* layers, const Cache& cache,
+                         const Call& call) {
     thread_local Phases phases;
     thread_local Buffer x, qkv, read, mid, picked, scales, desk;
     thread_local std::vector<Span> spans;
-    if (const i64 wrong = mistake(s, &cache, cache.rows, call)) return wrong;
     const i64 queries = s.heads / s.kv_heads * Decoder::maps(s), pages = cache.length / cache.page + 1;
     const bool single = i64(cut(call, call.n, spans).size()) == call.n;
     const i64 block = single ? 1 : tokens_of_block(queries);
@@ -174,5 +179,11 @@ static i64 decoder_step(const Sizes& s, const Outer& outer, const DecoderLayer* 
                           Rows::in(picked, call.outputs, s.hidden), scales.get(call.threads * call.n), desks,
                           cut(call, block, spans), single};
     together(phases, 8 * s.layers + 3, call.threads, [&](Team& team) { decoder.run(team); });
+}
+
+static i64 decoder_step(const Sizes& s, const Outer& outer, const DecoderLayer* layers, const Cache& cache,
+                        const Call& call) {
+    if (const i64 wrong = mistake(s, &cache, cache.rows, call)) return wrong;
+    in_parts(call, [&](const Call& part) { decoder_part(s, outer, layers, cache, part); });
     return NOTHING;
 }

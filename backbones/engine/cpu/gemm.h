@@ -10,9 +10,12 @@ constexpr int MOST_ROWS = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;
 // Row strides of activations: whole vectors, and odd in lines of a cache, so that rows do not meet in one set.
 static inline i64 stride_of(i64 columns) { return ((columns + PANEL - 1) / PANEL * PANEL + 15) / 32 * 32 + 16; }
 
+// Rows of a panel that are asked for ahead of their use: a processor's own guesses end with a page of memory.
+constexpr int PREFETCH = 64;
+
 // R rows times U vectors of columns of a matrix whose rows are `width` apart. Few rows are unrolled over k: a chain of
-// dependent additions would wait.
-template <int R, int U>
+// dependent additions would wait. PANELS: behind a panel there is the next one.
+template <int R, int U, bool PANELS>
 static void tile(const float* x, i64 stride, i64 k, const float* w, i64 width, V (*out)[2]) {
     constexpr int K = R * U >= 8 ? 1 : 8 / (R * U);
     V acc[K][R][U] = {};
@@ -23,6 +26,8 @@ static void tile(const float* x, i64 stride, i64 k, const float* w, i64 width, V
             V b[U];
 #pragma GCC unroll 2
             for (int u = 0; u < U; u++) b[u] = load(w + (i + q) * width + u * LANES);
+            if constexpr (PANELS && R >= 4)
+                for (int u = 0; u < U; u++) __builtin_prefetch(w + (i + q + PREFETCH) * width + u * LANES);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
@@ -43,11 +48,11 @@ static void tile(const float* x, i64 stride, i64 k, const float* w, i64 width, V
         }
 }
 
-template <int U, int R = MOST_ROWS>
+template <int U, bool PANELS = false, int R = MOST_ROWS>
 static void tile_of(i64 rows, const float* x, i64 stride, i64 k, const float* w, i64 width, V (*out)[2]) {
     if constexpr (R > 0) {
-        if (rows == R) return tile<R, U>(x, stride, k, w, width, out);
-        tile_of<U, R - 1>(rows, x, stride, k, w, width, out);
+        if (rows == R) return tile<R, U, PANELS>(x, stride, k, w, width, out);
+        tile_of<U, PANELS, R - 1>(rows, x, stride, k, w, width, out);
     }
 }
 
@@ -64,10 +69,10 @@ static void gemm(Team& team, const float* x, i64 stride, i64 n, i64 k, const flo
         const float* from = x + first * stride;
         V out[MOST_ROWS][2];
         if (split) {
-            tile_of<1>(rows, from, stride, k, weights + unit / 2 * k * PANEL + unit % 2 * LANES, PANEL, out);
+            tile_of<1, true>(rows, from, stride, k, weights + unit / 2 * k * PANEL + unit % 2 * LANES, PANEL, out);
             for (i64 r = 0; r < rows; r++) put(first + r, unit * LANES, out[r], 1);
         } else {
-            tile_of<2>(rows, from, stride, k, weights + unit * k * PANEL, PANEL, out);
+            tile_of<2, true>(rows, from, stride, k, weights + unit * k * PANEL, PANEL, out);
             for (i64 r = 0; r < rows; r++) put(first + r, unit * PANEL, out[r], 2);
         }
     }, std::max<i64>(4, tasks / (team.threads * 32)));

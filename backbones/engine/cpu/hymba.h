@@ -226,12 +226,11 @@ struct Hymba {
     static constexpr i64 BLOCK = 64, CHANNELS = 32;
 };
 
-static i64 hymba_step(const Sizes& s, const Outer& outer, const HymbaLayer* layers, const HymbaPlace* places,
-                      const HymbaState& state, const Call& call) {
+static void hymba_part(const Sizes& s, const Outer& outer, const HymbaLayer* layers, const HymbaPlace* places,
+                       const HymbaState& state, const Call& call) {
     thread_local Phases phases;
     thread_local Buffer x, projected, a, y, mixed, low, dt, mid, picked, keys, values, scales, desk;
     thread_local std::vector<Span> spans, blocks;
-    if (const i64 wrong = mistake(s, &state.whole, state.rows, call)) return wrong;
     i64 sources = 0;
     for (i64 l = 0; l < s.layers; l++) sources += places[l].attention && places[l].owns;
     const i64 n = call.n, group = s.heads / s.kv_heads, heads = sources * s.kv_heads;
@@ -247,5 +246,11 @@ static i64 hymba_step(const Sizes& s, const Outer& outer, const HymbaLayer* laye
                       keys.get(heads * n * s.key_dim), values.get(heads * n * s.value_dim),
                       scales.get(call.threads * n), desks, spans, cut(call, block, blocks)};
     together(phases, 11 * s.layers + 4, call.threads, [&](Team& team) { model.run(team); });
+}
+
+static i64 hymba_step(const Sizes& s, const Outer& outer, const HymbaLayer* layers, const HymbaPlace* places,
+                      const HymbaState& state, const Call& call) {
+    if (const i64 wrong = mistake(s, &state.whole, state.rows, call)) return wrong;
+    in_parts(call, [&](const Call& part) { hymba_part(s, outer, layers, places, state, part); });
     return NOTHING;
 }

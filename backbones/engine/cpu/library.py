@@ -84,7 +84,7 @@ class Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("n", "threads", "outputs")),
         *((name, ctypes.c_void_p) for name in ("ids", "positions", "rows", "wanted", "logits")),
-        ("logits_stride", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("logits_stride", "start")),
     ]
 
 

@@ -111,7 +111,7 @@ class CpuModel:
         parts = self._parts(state)
         where = [_int64(name, part, n) for name, part in (("ids", ids), ("positions", positions), ("rows", rows))]
         some = None if wanted is None else _int64("wanted", wanted, outputs)
-        call = library.Call(n, torch.get_num_threads(), outputs, *where, some, logits.data_ptr(), vocab)
+        call = library.Call(n, torch.get_num_threads(), outputs, *where, some, logits.data_ptr(), vocab, 0)
         _check(self._step(_addresses(parts), ctypes.byref(call)))
         return logits
 
@@ -124,7 +124,7 @@ class CpuModel:
             ends: int64, end tokens.
             state: of all rows, as in `logits`.
         Raises:
-            ValueError: as in `logits`; the steps before are done.
+            ValueError: as in `logits`; steps before that, and those of other rows, may be done.
         """
         n, vocab = len(where), self._packed.sizes["vocab"]
         logits, parts = torch.empty(n, vocab), self._parts(state)

@@ -1,7 +1,7 @@
 // What recurrent layers do with one token: short convolutions and the steps of Mamba-1 and Mamba-2.
 #pragma once
 
-#include "step.h"
+#include "parts.h"
 
 // A state with a row axis; strides in floats, what is behind the row is dense.
 struct Part {

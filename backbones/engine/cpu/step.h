@@ -6,12 +6,12 @@
 #include "attention.h"
 
 // n tokens. Those of a row stand side by side, at successive positions. Logits are wanted of some tokens, or, where
-// `wanted` is null, of all. Python's `library.Call` is the same structure.
+// `wanted` is null, of all; it counts the first token as number `start`. Python's `library.Call` is the same structure.
 struct Call {
     i64 n, threads, outputs;
     const i64 *ids, *positions, *rows, *wanted;
     float* logits;
-    i64 logits_stride;
+    i64 logits_stride, start;
 };
 
 // Tokens begin .. end - 1, of one row whose tokens in the call begin with `first`.
@@ -92,12 +92,13 @@ class Desks {
     Desks(Buffer& buffer, i64 threads, i64 queries, i64 key_dim, i64 value_dim, i64 keys, i64 segments)
         : stride_(stride_of(keys + LANES)), queries_(lines(queries * key_dim)), outs_(lines(queries * value_dim)),
           columns_(key_dim * PANEL), segments_(lines(segments * sizeof(Segment) / sizeof(float))),
-          size_(queries_ + outs_ + columns_ + segments_ + queries * stride_), data_(buffer.get(threads * size_)) {}
+          size_(queries_ + outs_ + columns_ + 2 * segments_ + queries * stride_), data_(buffer.get(threads * size_)) {}
 
     Desk of(i64 thread) const {
         float *query = data_ + thread * size_, *out = query + queries_, *columns = out + outs_;
-        float* segments = columns + columns_;
-        return {query, out, columns, segments + segments_, reinterpret_cast<Segment*>(segments), stride_};
+        float *segments = columns + columns_, *later = segments + segments_;
+        return {query, out, columns, later + segments_, reinterpret_cast<Segment*>(segments),
+                reinterpret_cast<Segment*>(later), stride_};
     }
 
   private:
@@ -152,7 +153,7 @@ static void embed(Team& team, const Sizes& s, const Outer& outer, const Call& ca
 // The rows of x whose logits are wanted, in `picked` unless these are all.
 static Rows wanted_rows(Team& team, const Sizes& s, const Call& call, Rows x, Rows picked) {
     if (!call.wanted) return x;
-    team.each(call.outputs, [&](i64 r) { std::memcpy(picked[r], x[call.wanted[r]], sizeof(float) * s.hidden); });
+    team.each(call.outputs, [&](i64 r) { std::memcpy(picked[r], x[call.wanted[r] - call.start], sizeof(float) * s.hidden); });
     return picked;
 }
 

@@ -56,13 +56,16 @@ class Phases {
 class Team {
   public:
     Team(Phase* phases, i64 thread, i64 threads) : thread(thread), threads(threads), next_(phases) {}
+    // Of one.
+    Team() : Team(nullptr, 0, 1) {}
 
     const i64 thread, threads;
 
     // One phase. work(begin, end) does tasks begin .. end - 1; what they wrote can be read after this returns.
     template <class Work>
     void ranges(i64 tasks, Work work, i64 runs) {
-        if (left_) return;
+        if (left_ || !tasks) return;
+        if (threads == 1) return work(0, tasks);
         Phase& phase = *next_++;
         const i64 size = std::max<i64>(1, tasks / (runs * threads));
         for (;;) {
@@ -100,11 +103,9 @@ class Pool {
     // run(team) on this thread and on up to threads - 1 helpers; alone if another thread has the helpers.
     template <class Run>
     void run(Phase* first, i64 threads, Run& run) {
-        std::unique_lock<std::mutex> one_step(steps_, std::try_to_lock);
-        if (threads < 2 || !one_step) {
-            Team alone(first, 0, 1);
-            return run(alone);
-        }
+        std::unique_lock<std::mutex> one_step(steps_, std::defer_lock);
+        Team alone;
+        if (threads < 2 || !one_step.try_lock()) return run(alone);
         for (; helpers_ < threads - 1; helpers_++) std::thread(&Pool::help, this, helpers_ + 1).detach();
         first_ = first, threads_ = threads, what_ = &run;
         call_ = [](void* what, Team& team) { (*static_cast<Run*>(what))(team); };

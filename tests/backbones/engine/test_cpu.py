@@ -217,6 +217,27 @@ def test_one_row_and_many_rows(name, n):
     torch.testing.assert_close(fast.logits(ids, positions, torch.arange(n), ours), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("lengths", [(300,), (200, 190, 3)], ids=["all-threads", "a-thread-each"])
+@pytest.mark.parametrize("name", ["transformer", "bimamba", "hymba"])
+@torch.no_grad()
+def test_long_texts_are_read_whole_however_threads_share_them(name, lengths):
+    model, n = make(name), len(lengths)
+    fast, longest = compiled(model), max(lengths)
+    theirs, ours, again = (model.new_state(n, longest + 1) for _ in range(3))
+    ids, places = torch.randint(VOCAB, (n, longest)), torch.arange(longest).repeat(n, 1)
+    there = places < torch.tensor(lengths)[:, None]
+    expected = model.logits(model.hidden(ids, places.where(there, -1), state=theirs))[there]
+    given = ids[there], places[there], torch.arange(n).repeat_interleave(torch.tensor(lengths))
+    some = torch.tensor([0, 140, 141, sum(lengths) - 1])
+    torch.testing.assert_close(fast.logits(*given, ours, some), expected[some], rtol=0, atol=1e-4)
+    torch.testing.assert_close(fast.logits(*given, again, some.flip(0)), expected[some].flip(0), rtol=0, atol=1e-4)
+    assert fast.logits(*given, again, some[:0]).shape == (0, VOCAB)
+    ids, ends = torch.randint(VOCAB, (n,)), torch.tensor(lengths)
+    expected = in_torch(model, ids, ends, theirs)
+    for state in (ours, again):
+        torch.testing.assert_close(in_torch(model, ids, ends, state), expected, rtol=0, atol=1e-4)
+
+
 @torch.no_grad()
 def test_signs_held_as_bits_give_the_same_logits():
     model = make("bimamba")
@@ -353,6 +374,31 @@ def test_a_burst_draws_what_single_steps_draw_and_leaves_the_finished_alone(name
     others = torch.tensor([1, 4, 6, 7])
     assert not rows.steps[others].any()
     assert rows.positions[others].equal(READ[others])
+    with pytest.raises(ValueError, match="side by side"):
+        fast.burst(rows, torch.tensor([1, 4, 6, 1]), ends, ours, 1)
+
+
+@pytest.mark.parametrize("name", ["transformer", "hymba"])
+@pytest.mark.parametrize("n", [3, 21, 40])
+@torch.no_grad()
+def test_a_burst_draws_the_same_with_any_number_of_threads(name, n):
+    model, drawn = make(name), []
+    fast, starts = compiled(model), torch.arange(n) % 20 + 1
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        torch.manual_seed(1)
+        state, rows = paged(model, n), Rows(n, 6, VOCAB, torch.device("cpu"))
+        read(model, [state], starts)
+        rows.ids.copy_(torch.randint(VOCAB, (n,)))
+        rows.positions.copy_(starts)
+        rows.limit.copy_(torch.arange(n) % 6 + 1)
+        rows.finished.fill_(False)
+        rows.temperature.fill_(1.0)
+        fast.burst(rows, torch.arange(n), torch.tensor([], dtype=torch.int64), state, 6)
+        assert rows.finished.all()
+        drawn.append(rows.tokens.clone())
+    assert drawn[0].equal(drawn[1])
+    assert drawn[0].equal(drawn[2])
 
 
 # -- where there is none -----------------------------------------------------------------------------------------------
