@@ -234,11 +234,15 @@ def bench_command(
             "conformance",
             "cpu_step",
             "envs",
+            "games",
+            "kernels",
             "memory",
             "serve",
+            "stages",
             "storage",
             "tictactoe",
             "viewer",
+            "viewer_step",
         ]
     ],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
@@ -246,10 +250,12 @@ def bench_command(
     """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
 
     Args:
-        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe (whole runs), baselines (every
-            method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache (bytes of
-            decode states), storage (what int8 weights cost), serve (the engine beside vLLM), cpu_step (a decoding step
-            on a CPU), memory (what a run with Hugging Face models takes), viewer (finding games among many).
+        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe and games (runs), baselines
+            (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
+            (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
+            text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
+            memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
+            move in a browser).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

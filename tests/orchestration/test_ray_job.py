@@ -87,7 +87,7 @@ def wait_for(port, seconds=90):
 
 
 def submitted(command, env, seconds=90):
-    """The job once it is over. A dashboard answers before there is anybody to give a job to; then nothing was submitted."""
+    """The job once it is over. A dashboard answers before there is anybody to give jobs to: then none was submitted."""
     deadline = time.monotonic() + seconds
     while True:
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)

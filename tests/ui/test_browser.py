@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
-from urllib.request import urlopen
 
 import pytest
+
+from nlrl.benchmarks.viewer_step import open_browser, served, steps
 
 from .replayed import KEY, write_played
 
 selenium = pytest.importorskip("selenium")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromium-driver are not both here")
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="chromium and chromium-driver are not both here",
+)
 PATIENCE = 45
 """Seconds for anything to appear; two cores may be busy."""
 
@@ -36,29 +36,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def viewer(folder):
     """The address of the viewer on the folder of runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "nlrl.orchestration.cli", "view", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: urlopen(f"{address}/_stcore/health", timeout=2).read())
+    with served(folder) as address:
         yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1500,1500"):
-        options.add_argument(f"--{flag}")
-    options.binary_location = CHROMIUM
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = open_browser()
     yield driver
     driver.quit()
 
@@ -155,6 +139,12 @@ def test_a_person_plays_a_move_and_is_answered(viewer, browser):
     see(browser, "Your move, O.")
     button(browser, "Play it").click()
     see(browser, "Move 2:")
+
+
+def test_steps_are_timed_by_the_page_itself(viewer, browser):
+    taken = steps(browser, viewer, rounds=1)
+    assert len(taken) > 3
+    assert min(taken) > 0
 
 
 @pytest.mark.skipif("NLRL_SCREENSHOTS" not in os.environ, reason="no pictures wanted")

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 
 from nlrl.errors import NLRLError
-from nlrl.testing import write_run
 from nlrl.orchestration.run_folder import verify
+from nlrl.testing import write_run
 from nlrl.ui.launch import add_sample, command_for, view
 
 
