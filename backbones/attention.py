@@ -24,6 +24,9 @@ class Context(NamedTuple):
     where: tuple[Tensor, Tensor] | None
     """Where the state keeps every new token."""
     positions: Tensor
+    starts: Tensor | None = None
+    """`(batch, time)`, the first token that each token sees, where a mask was and it sees all from there on
+    (`first_visible`); for kernels that skip other documents instead of masking them."""
 
 
 def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Context:
@@ -39,6 +42,15 @@ def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Conte
         mask = None if _begins(state) else visible_slots(position_ids, state.length)
         where = state.where(position_ids)
     return Context(*angles(position_ids, turns), mask, state, where, position_ids)
+
+
+def first_visible(mask: Tensor) -> Tensor:
+    """The first key of every query that it sees, `(batch, time)` int32; never falling along a row.
+
+    Args: mask: as in `Context`, of documents that lie one behind the other: each query sees all keys between.
+    """
+    first = mask[:, 0].to(torch.uint8).argmax(-1)
+    return first.cummax(1).values.int()
 
 
 def _begins(state: KVCache) -> bool:

@@ -2,13 +2,16 @@
 
 `nlrl.kernels.<op>(...)` picks the implementation for the device its first tensor is on. `nlrl.kernels.<op>.reference`
 is the formula in plain PyTorch, differentiated by autograd; it runs everywhere and in float64. Triton is imported on
-the first call that needs it, never before.
+the first call that needs it, never before. `nlrl.kernels.providers()` says what runs here and why.
 """
 
 from nlrl.kernels.adam_normalise.reference import adam_normalise as _adam_normalise
 from nlrl.kernels.causal_conv1d.eager import causal_conv1d as _eager_causal_conv1d
 from nlrl.kernels.causal_conv1d.reference import causal_conv1d as _causal_conv1d
-from nlrl.kernels.dispatch import Op
+from nlrl.kernels.diff_attention.eager import diff_attention as _eager_diff_attention
+from nlrl.kernels.diff_attention.node import node as _diff_attention_node
+from nlrl.kernels.diff_attention.reference import diff_attention as _diff_attention
+from nlrl.kernels.dispatch import Op, OpProviders, describe
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
 from nlrl.kernels.rotary.eager import rotary as _eager_rotary
 from nlrl.kernels.rotary.reference import rotary as _rotary
@@ -27,6 +30,13 @@ from nlrl.kernels.unit_lerp.reference import unit_lerp as _unit_lerp
 
 adam_normalise = Op(_adam_normalise, _adam_normalise, triton="nlrl.kernels.adam_normalise.triton:adam_normalise")
 causal_conv1d = Op(_causal_conv1d, _eager_causal_conv1d, triton="nlrl.kernels.causal_conv1d.triton:causal_conv1d")
+diff_attention = Op(
+    _diff_attention,
+    _eager_diff_attention,
+    triton="nlrl.kernels.diff_attention.triton:diff_attention",
+    compiled=_eager_diff_attention,
+    node=_diff_attention_node,
+)
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")
 sample = Op(_sample, _sample, triton="nlrl.kernels.sample.triton:sample")
@@ -41,11 +51,30 @@ ssd = Op(_ssd, _eager_ssd, triton="nlrl.kernels.ssd.triton:ssd", node=_ssd_node)
 swiglu = Op(_swiglu, _eager_swiglu, triton="nlrl.kernels.swiglu.triton:swiglu")
 unit_lerp = Op(_unit_lerp, _eager_unit_lerp, triton="nlrl.kernels.unit_lerp.triton:unit_lerp")
 
+
+def ops() -> dict[str, Op]:
+    """Every op by its name."""
+    return {name: value for name, value in sorted(globals().items()) if isinstance(value, Op)}
+
+
+def providers(device: str | None = None) -> dict[str, OpProviders]:
+    """For each op: which providers are there, which one a device gets and why.
+
+    Args:
+        device: name of a GPU, as CUDA gives it, or "cpu"; by default this machine's GPU, or its CPU.
+    """
+    return {name: describe(op, device) for name, op in ops().items()}
+
+
 __all__ = [
     "Op",
+    "OpProviders",
     "adam_normalise",
     "causal_conv1d",
+    "diff_attention",
+    "ops",
     "paged_attention",
+    "providers",
     "rotary",
     "sample",
     "selective_scan",

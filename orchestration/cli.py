@@ -260,7 +260,8 @@ def bench_command(
     """
     from importlib import import_module
 
-    import_module(f"nlrl.benchmarks.{what}").main(list(rest))
+    if code := import_module(f"nlrl.benchmarks.{what}").main(list(rest)):
+        raise SystemExit(code)
 
 
 @app.command(name="import-nlrl")

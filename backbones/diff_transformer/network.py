@@ -25,15 +25,15 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlrl import kernels
-from nlrl.backbones.attention import Context, attend, context, decode_pages, decodes_pages
+from nlrl.backbones.attention import Context, attend, context, decode_pages, decodes_pages, first_visible
 from nlrl.backbones.diff_transformer.fields import DiffTransformerFields
 from nlrl.backbones.kv_cache import KVCache
 from nlrl.backbones.network import CheckpointedLayer, Network
 from nlrl.backbones.rotary import frequencies, rotary
+from nlrl.kernels.diff_attention.eager import both_maps, head_norm
 
 
 class Writer(nn.Linear):
@@ -78,28 +78,11 @@ def differential(query: Tensor, key: Tensor, value: Tensor, lambda_: Tensor, lay
     # (batch, kv_heads, maps, heads of a group, time, d)
     query = query.transpose(1, 2).unflatten(1, (values.shape[1], -1, 2)).transpose(2, 3)
     if context.mask is None or query.shape[4] > 1:
-        first, second = _both_maps(query, keys, values, context.mask)
+        first, second = both_maps(query, keys, values, context.mask)
         y = first.to(lambda_.dtype) - lambda_ * second.to(lambda_.dtype)
     else:
         y = _one_token(query, keys, values, lambda_, context.mask)
     return y.flatten(1, 2).transpose(1, 2)
-
-
-def _both_maps(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What each map reads, `(batch, kv_heads, heads of a group, time, 2 d)`."""
-    settings = {"is_causal": mask is None, "scale": query.shape[-1] ** -0.5, "enable_gqa": query.shape[3] > 1}
-    if query.is_cuda:
-        maps = [
-            F.scaled_dot_product_attention(query[:, :, i].flatten(1, 2), keys[:, i::2], values, mask, **settings)
-            for i in (0, 1)
-        ]
-        return maps[0].unflatten(1, (values.shape[1], -1)), maps[1].unflatten(1, (values.shape[1], -1))
-    # A CPU's fused kernel wants keys as wide as values. Zeros change no score and cost less than to keep the maps.
-    wider = (0, values.shape[-1] - keys.shape[-1])
-    query_, keys = F.pad(query, wider).flatten(1, 3), F.pad(keys, wider)
-    y = F.scaled_dot_product_attention(query_, keys, values.repeat_interleave(2, 1), mask, **settings)
-    first, second = y.unflatten(1, query.shape[1:4]).unbind(2)
-    return first, second
 
 
 def _one_token(query: Tensor, keys: Tensor, values: Tensor, lambda_: Tensor, mask: Tensor) -> Tensor:
@@ -129,8 +112,11 @@ class AttentionV1(nn.Module):
         query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
         query, key = query_key.split((2 * self.heads, 2 * self.kv_heads), 2)
         value = value.unflatten(2, (self.kv_heads, 2)).flatten(3)
-        y = differential(query, key, value, self.lambda_(), self.layer, context)
-        y = F.rms_norm(y, y.shape[-1:], self.head_norm.weight.to(y.dtype) * (1 - self.lambda_.first), self.eps)
+        norm = self.head_norm.weight, 1 - self.lambda_.first, self.eps
+        if context.state is None and (context.mask is None or context.starts is not None):
+            y = kernels.diff_attention(query, key, value, self.lambda_(), *norm, context.starts)
+        else:
+            y = head_norm(differential(query, key, value, self.lambda_(), self.layer, context), *norm)
         return self.output(y.flatten(2).to(x.dtype))
 
 
@@ -209,6 +195,8 @@ class DiffTransformerNetwork(Network):
         x = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
         shared = context(position_ids, turns, mask, state)
+        if mask is not None and state is None and self.config.version == 1 and x.is_cuda:
+            shared = Context(*shared[:-1], first_visible(mask))
         for layer in self.layers:
             x = layer(x, shared)
         return self.norm(x)

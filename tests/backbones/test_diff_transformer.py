@@ -8,11 +8,14 @@ import torch.nn.functional as F
 from transformers import DiffLlamaConfig, DiffLlamaForCausalLM, PreTrainedTokenizerFast
 
 import nlrl.backbones
+from nlrl import kernels
 from nlrl.backbones import DiffTransformerConfig, DiffTransformerForCausalLM, from_hf_diff_llama
-from nlrl.backbones.attention import context
+from nlrl.backbones.attention import context, first_visible
 from nlrl.backbones.diff_transformer.network import AttentionV1, AttentionV2, differential
+from nlrl.backbones.packing import block_mask
 from nlrl.backbones.rotary import frequencies
 from nlrl.errors import NLRLError
+from nlrl.kernels.diff_attention.eager import head_norm
 
 VOCABULARY = 61
 
@@ -154,6 +157,17 @@ def test_every_path_is_equation_1(kv_heads):
         torch.testing.assert_close(differential(query, key, value, number(0.7), 0, shared), expected)
     last = differential(query[:, -1:], key, value, number(0.7), 0, at(7, causal[:, :, -1:]))
     torch.testing.assert_close(last, expected[:, -1:])
+
+
+def test_the_fused_head_reads_the_documents_of_a_mask():
+    """As a CUDA device does it: where documents begin instead of a mask."""
+    query, key, value = heads()
+    mask = block_mask(torch.tensor([[1, 1, 1, 2, 2, 3, 0], [1, 2, 2, 2, 2, 0, 0]]))
+    starts = first_visible(mask)
+    assert starts.tolist() == [[0, 0, 0, 3, 3, 5, 6], [0, 1, 1, 1, 1, 5, 5]]
+    norm = torch.linspace(0.5, 2, 12, dtype=torch.float64), 0.3, 1e-5
+    expected = head_norm(differential(query, key, value, number(0.7), 0, at(7, mask)), *norm)
+    torch.testing.assert_close(kernels.diff_attention(query, key, value, number(0.7), *norm, starts), expected)
 
 
 @pytest.mark.parametrize("lambda_", [-0.3, 0.0, 0.4, 1.7])

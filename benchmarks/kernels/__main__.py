@@ -1,0 +1,5 @@
+import sys
+
+from nlrl.benchmarks.kernels.cli import main
+
+sys.exit(main())

@@ -1,0 +1,207 @@
+"""How each op is called: one entry an op.
+
+To add an op: an entry in `CASES` here, its sizes in `shapes`, `costs.py` in its folder, and peers, if any, in `peers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlrl.benchmarks.kernels.peers import Inputs
+from nlrl.kernels.paged_attention.reference import PAGE
+from nlrl.kernels.sample.reference import gumbel_noise
+
+
+class Draw:
+    """Random tensors of a dtype on a device; equal seeds give equal ones."""
+
+    def __init__(self, dtype: torch.dtype, device: str, seed: int = 0):
+        self.dtype, self.device = dtype, device
+        self.wide = torch.promote_types(dtype, torch.float32)
+        """Of parameters and states."""
+        self._generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
+        numbers = torch.randn(size, generator=self._generator, device=self.device, dtype=torch.float32)
+        return numbers.to(dtype or self.dtype)
+
+    def share(self, *size: int) -> Tensor:
+        """Between 0 and 1, wide."""
+        return torch.rand(size, generator=self._generator, device=self.device, dtype=self.wide)
+
+    def positions(self, batch: int, time: int, documents: bool = False) -> Tensor:
+        """One text a row from its beginning; a single token in the middle of one; or rows that go on with a text and
+        begin others, with padding behind (even rows) or before (odd rows)."""
+        at = torch.arange(time, device=self.device)
+        if time == 1:
+            return at.expand(batch, 1) + 9
+        if not documents:
+            return at.expand(batch, time)
+        packed = torch.where(at < time // 3, at + 9, (at - time // 3) % max(1, time // 4))
+        packed[time - time // 8 :] = -1
+        return torch.stack([(at - time // 5).clamp_min(-1) if row % 2 else packed for row in range(batch)])
+
+
+def _plain(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    return {"y": result}
+
+
+def _scanned(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs of padding are noise."""
+    y, state = result
+    hidden = (inputs["position_ids"] < 0).view(y.shape[:2] + (1,) * (y.ndim - 2))
+    return {"y": y.masked_fill(hidden, 0), "state": state}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op's arguments and what is compared."""
+
+    make: Callable[..., Inputs]
+    """`make(draw, **shape)`: named arguments."""
+    leaves: tuple[str, ...] = ()
+    """Arguments that get a gradient."""
+    outputs: Callable[[Any, Inputs], dict[str, Tensor]] = _plain
+    """Of the result and the arguments (an op may change those): tensors to compare, free of noise."""
+    compiles: bool = True
+    """Whether `torch.compile` of the formula is worth a try."""
+
+
+def unit_lerp(draw: Draw, tokens: int, width: int) -> Inputs:
+    h = torch.nn.functional.normalize(draw.normal(tokens, width, dtype=draw.wide), dim=-1).to(draw.dtype)
+    return {"h": h, "x": 5 * draw.normal(tokens, width), "a": 0.3 * draw.share(width)}
+
+
+def adam_normalise(draw: Draw, rows: int, columns: int, axis: int, rounded: int) -> Inputs:
+    weight, grad, moment = (draw.normal(rows, columns) for _ in range(3))
+    return {
+        "weight": weight, "grad": grad, "exp_avg": 0.1 * moment, "exp_avg_sq": draw.normal(rows, columns).square(),
+        "step": torch.tensor(7.0, device=draw.device), "learning_rate": torch.tensor(1e-3, device=draw.device),
+        "betas": (0.9, 0.95), "eps": 1e-8, "axis": axis,
+        "rounded": torch.zeros_like(weight, dtype=torch.bfloat16) if rounded else None,
+    }  # fmt: skip
+
+
+def _stepped(result: None, inputs: Inputs) -> dict[str, Tensor]:
+    """The copy in bfloat16 is compared by the tests; here its rounding would hide what the weights are."""
+    return {name: inputs[name] for name in ("weight", "exp_avg", "exp_avg_sq")}
+
+
+def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
+    angle = 6.28 * draw.share(1, time, 1, head_dim // 2)
+    return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
+
+
+def swiglu(draw: Draw, tokens: int, channels: int) -> Inputs:
+    return {"up_gate": draw.normal(tokens, 2 * channels)}
+
+
+def causal_conv1d(
+    draw: Draw, batch: int, time: int, channels: int, taps: int, documents: bool = False
+) -> Inputs:  # fmt: skip
+    inputs = {
+        "x": draw.normal(batch, time, channels), "weight": 0.5 * draw.normal(channels, taps),
+        "bias": draw.normal(channels), "position_ids": draw.positions(batch, time, documents),
+    }  # fmt: skip
+    return inputs | ({"window": draw.normal(batch, taps - 1, channels)} if time == 1 else {})
+
+
+def selective_scan(
+    draw: Draw, batch: int, time: int, channels: int, states: int, documents: bool = False
+) -> Inputs:  # fmt: skip
+    inputs = {
+        "x": draw.normal(batch, time, channels), "delta": (draw.normal(batch, time, channels) - 2).exp(),
+        "A": -draw.normal(channels, states, dtype=draw.wide).exp(), "B": draw.normal(batch, time, states),
+        "C": draw.normal(batch, time, states), "D": draw.normal(channels, dtype=draw.wide),
+        "position_ids": draw.positions(batch, time, documents),
+    }  # fmt: skip
+    before = documents or time == 1
+    return inputs | ({"state": draw.normal(batch, channels, states, dtype=draw.wide)} if before else {})
+
+
+def ssd(
+    draw: Draw, batch: int, time: int, heads: int, head_dim: int, groups: int, states: int, documents: bool = False
+) -> Inputs:  # fmt: skip
+    inputs = {
+        "x": draw.normal(batch, time, heads, head_dim),
+        "dt": 0.05 * draw.normal(batch, time, heads, dtype=draw.wide).exp(),
+        "A": -draw.normal(heads, dtype=draw.wide).exp(), "B": draw.normal(batch, time, groups, states),
+        "C": draw.normal(batch, time, groups, states), "position_ids": draw.positions(batch, time, documents),
+        "D": draw.normal(heads, dtype=draw.wide),
+    }  # fmt: skip
+    if documents or time == 1:
+        inputs["state"] = draw.normal(batch, heads, head_dim, states, dtype=draw.wide)
+    return inputs | ({"overwrite": True} if time == 1 else {})
+
+
+def diff_attention(
+    draw: Draw, batch: int, time: int, heads: int, kv_heads: int, width: int, documents: bool = False
+) -> Inputs:  # fmt: skip
+    inputs = {
+        "query": draw.normal(batch, time, 2 * heads, width), "key": draw.normal(batch, time, 2 * kv_heads, width),
+        "value": draw.normal(batch, time, kv_heads, 2 * width), "lambda_": draw.share() / 2 + 0.2,
+        "weight": 0.5 + draw.share(2 * width), "output_scale": 0.2,
+    }  # fmt: skip
+    at = torch.arange(time, device=draw.device)
+    return inputs | ({"starts": (at // 17 * 17).expand(batch, time)} if documents else {})
+
+
+def paged_attention(
+    draw: Draw, rows: int, context: int, heads: int, kv_heads: int, v_heads: int, key_dim: int, value_dim: int
+) -> Inputs:
+    """Every row holds `context` tokens, the new one among them; its pages lie anywhere in the pool."""
+    width = -(-context // PAGE)
+    pages = 1 + torch.randperm(rows * width, generator=draw._generator, device=draw.device)
+    return {
+        "query": draw.normal(rows, heads, key_dim), "key": draw.normal(rows, kv_heads, key_dim),
+        "value": draw.normal(rows, v_heads, value_dim),
+        "keys": draw.normal(1 + rows * width, kv_heads, PAGE, key_dim),
+        "values": draw.normal(1 + rows * width, v_heads, PAGE, value_dim),
+        "table": pages.view(rows, width),
+        "positions": torch.full((rows,), context - 1, device=draw.device),
+    }  # fmt: skip
+
+
+def sample(draw: Draw, rows: int, vocabulary: int, masked: int) -> Inputs:
+    words = -(-vocabulary // 32)
+    bits = torch.randint(-(2**31), 2**31, (rows, words), generator=draw._generator, device=draw.device)
+    return {
+        "logits": 3 * draw.normal(rows, vocabulary),
+        "seeds": torch.arange(rows, device=draw.device) * 1_000_003,
+        "steps": torch.full((rows,), 5, device=draw.device),
+        "temperature": torch.ones(rows, device=draw.device),
+        "bitmask": bits.to(torch.int32) if masked else None,
+    }  # fmt: skip
+
+
+def _drawn(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Two tokens may be equally good but for rounding, so the score of the drawn one is compared."""
+    tokens, logprobs = result
+    at = tokens[:, None]
+    noise = gumbel_noise(inputs["seeds"], inputs["steps"], inputs["logits"].shape[1]).gather(1, at)[:, 0]
+    logit = inputs["logits"].gather(1, at)[:, 0].to(logprobs.dtype)
+    mask = inputs["bitmask"]
+    allowed = torch.ones_like(tokens) if mask is None else mask.gather(1, at // 32)[:, 0] >> (tokens % 32) & 1
+    return {"score": logit + noise, "normaliser": logit - logprobs, "allowed": allowed.to(logprobs.dtype)}
+
+
+_CONV_LEAVES = ("x", "weight", "bias")
+_SCAN_LEAVES = ("x", "delta", "A", "B", "C", "D")
+
+CASES: dict[str, Case] = {
+    "unit_lerp": Case(unit_lerp, ("h", "x", "a")),
+    "adam_normalise": Case(adam_normalise, outputs=_stepped),
+    "rotary": Case(rotary, ("x",)),
+    "swiglu": Case(swiglu, ("up_gate",)),
+    "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
+    "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
+    "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
+    "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
+    "paged_attention": Case(paged_attention),
+    "sample": Case(sample, outputs=_drawn),
+}

@@ -1,0 +1,109 @@
+"""The command `nlrl bench kernels`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nlrl import kernels
+from nlrl.benchmarks.kernels import table
+from nlrl.benchmarks.kernels.cases import CASES
+from nlrl.benchmarks.kernels.clock import Clock, CudaClock, Rates
+from nlrl.benchmarks.kernels.measure import Provider, checked, measure, providers_of
+from nlrl.benchmarks.kernels.peers import PEERS_TIMED
+from nlrl.benchmarks.kernels.shapes import CHECKS, SHAPES, TARGETS
+from nlrl.kernels import devices
+from nlrl.kernels.dispatch import OURS, TORCH, Op
+
+CSV = Path(__file__).parents[1] / "kernels.csv"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from nlrl.benchmarks import kernels as package
+
+    parser = argparse.ArgumentParser(
+        "nlrl bench kernels", description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--op", nargs="+", choices=sorted(CASES), help="these ops; all of them if not given")
+    parser.add_argument("--peers", action="store_true", help="other packages too, those that are installed")
+    parser.add_argument("--shapes", choices=("small", "paper"), default="paper", help="sizes of which models")
+    parser.add_argument("--csv", type=Path, default=CSV, help="where lines are appended")
+    parser.add_argument("--record", action="store_true", help="write the dispatcher's table for this device")
+    parser.add_argument("--check", action="store_true", help="compare with the reference only, time nothing")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    ops = {name: op for name, op in kernels.ops().items() if name in (args.op or CASES)}
+    unknown = sorted(set(kernels.ops()) - set(CASES))
+    if unknown and not args.op:
+        print(f"no entry in the benchmark yet: {', '.join(unknown)}")
+    if args.check:
+        return check_all(ops, "cuda") if torch.cuda.is_available() else _check_interpreted(ops)
+    if not torch.cuda.is_available():
+        print("There is no GPU here, so nothing is timed; --check compares our kernels with the reference.")
+        return 1
+    table.refuse_other_header(args.csv)
+    return measure_all(ops, args, CudaClock())
+
+
+def _check_interpreted(ops: dict[str, Op]) -> int:
+    """`check_all` on the CPU. Triton must find its switch when it is imported, which torch may have done already."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return check_all(ops, "cpu")
+    print("There is no GPU here: Triton's interpreter runs our kernels, at the sizes of the checks alone.", flush=True)
+    command = [sys.executable, "-m", "nlrl.benchmarks.kernels", "--check", "--op", *ops]
+    return subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, check=False).returncode
+
+
+def check_all(ops: dict[str, Op], device: str) -> int:
+    """Holds our kernel and the eager implementation of every op to the reference. Returns how many are wrong."""
+    dtypes = [torch.float32] if device == "cpu" else [torch.float32, torch.bfloat16]
+    wrong = 0
+    for name, op in ops.items():
+        providers = [Provider(TORCH, op.eager)]
+        if op.available()[OURS]:
+            providers.insert(0, Provider(OURS, op.provider(OURS), 1.5))
+        else:
+            print(f"{name:16} {OURS:6} absent: Triton is not installed")
+        for provider in providers:
+            wide = [torch.float32] if name == "adam_normalise" else dtypes
+            verdict = checked(op, CASES[name], provider, CHECKS[name], wide, device)
+            wrong += not verdict.right
+            print(f"{name:16} {provider.name:6} {'right' if verdict.right else 'WRONG'}: {verdict.worst}", flush=True)
+    return min(wrong, 1)
+
+
+def measure_all(ops: dict[str, Op], args: argparse.Namespace, clock: Clock) -> int:
+    """Measures, prints and writes op by op, so that what was measured is kept if a later one ends the program."""
+    gpu, rates = devices.current(), clock.rates()
+    print(f"{gpu}; {table.versions()}")
+    print(f"copy {rates.copy / 1e9:,.0f} GB/s, matrix product {rates.matmul / 1e12:,.0f} TFLOP/s")
+    wrong = False
+    for name, op in ops.items():
+        wrong |= not _measure_op(name, op, args, clock, rates, gpu)
+    return int(wrong)
+
+
+def _measure_op(name: str, op: Op, args: argparse.Namespace, clock: Clock, rates: Rates, gpu: str) -> bool:
+    """Returns whether our kernel was right."""
+    peers = PEERS_TIMED.get(name, {})
+    providers, absent = providers_of(op, CASES[name], peers, args.peers)
+    findings = measure(op, CASES[name], SHAPES[name][args.shapes], CHECKS[name], providers, clock, "cuda")
+    yardsticks = [peer for peer, spec in peers.items() if not spec.same]
+    table.show(findings, TARGETS.get(name, []), rates, yardsticks)
+    if absent:
+        print(f"  absent: {', '.join(absent)}")
+    table.append(args.csv, findings.measured, gpu)
+    entry = table.fastest(findings.measured, (OURS, TORCH, *op.peers))
+    if args.record and entry is not None:
+        file = devices.write(gpu, table.versions(), {name: entry})
+        print(f"  recorded in {file}: {entry['provider']}")
+    return OURS not in findings.left_out

@@ -1,0 +1,332 @@
+"""Other implementations of our ops, with our ops' named arguments. A package is imported when one of them is called.
+
+Each reads its inputs in the memory order it is made for: `prepare` copies them into that order before the clock runs.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nlrl.kernels.adam_normalise.reference import SMALLEST_NORM
+from nlrl.kernels.paged_attention.reference import PAGE
+from nlrl.kernels.peers import PEERS, SSD_CHUNK
+
+Inputs = dict[str, Any]
+Shape = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BenchPeer:
+    """One implementation."""
+
+    package: str
+    call: Callable[..., Any]
+    """Takes what `prepare` made, gives what the op gives."""
+    fits: Callable[[Shape], bool] = lambda shape: True
+    """Which shapes it can do; those with `documents` hold several texts in a row."""
+    prepare: Callable[[Inputs], Inputs] = lambda inputs: inputs
+    joined: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda gradients: gradients
+    """Turns gradients of the prepared arguments into those of the op's."""
+    same: bool = True
+    """False: it does less than the op. It is timed as a yardstick, and its result is not compared."""
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.package) is not None
+
+
+def ordered(inputs: Inputs, **order: tuple[int, ...]) -> Inputs:
+    """The same tensors, those named with their memory in the order of these dimensions."""
+
+    def moved(value: Tensor, dims: tuple[int, ...]) -> Tensor:
+        back = sorted(range(len(dims)), key=dims.__getitem__)
+        return value.permute(dims).contiguous().permute(back)
+
+    return inputs | {name: moved(inputs[name], dims) for name, dims in order.items() if inputs.get(name) is not None}
+
+
+def served(op: str, provider: str, fits: Callable[[Shape], bool]) -> BenchPeer:
+    """A peer that can also take the op's place (`nlrl.kernels.peers`)."""
+    peer = PEERS[op][provider]
+    return BenchPeer(peer.package, peer.call, fits)
+
+
+def _whole(shape: Shape) -> bool:
+    return shape["time"] > 1 and not shape.get("documents")
+
+
+def _sequence(shape: Shape) -> bool:
+    return shape["time"] > 1
+
+
+def _token(shape: Shape) -> bool:
+    return shape["time"] == 1
+
+
+def _adamw(inputs: Inputs) -> None:
+    torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+        [inputs["weight"]], [inputs["grad"]], [inputs["exp_avg"]], [inputs["exp_avg_sq"]], [], [inputs["step"]],
+        lr=inputs["learning_rate"], beta1=inputs["betas"][0], beta2=inputs["betas"][1], weight_decay=0.0,
+        eps=inputs["eps"], amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def adamw_alone(**inputs: Any) -> None:
+    _adamw(inputs)
+
+
+def adamw_and_norm(**inputs: Any) -> None:
+    _adamw(inputs)
+    weight = inputs["weight"]
+    weight.div_(torch.linalg.vector_norm(weight, dim=inputs["axis"], keepdim=True).clamp_min_(SMALLEST_NORM))
+    if inputs.get("rounded") is not None:
+        inputs["rounded"].copy_(weight)
+
+
+def fla_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    from fla.modules.rotary import rotary_embedding
+
+    return rotary_embedding(x, cos[0, :, 0], sin[0, :, 0])
+
+
+def _halves(inputs: Inputs) -> Inputs:
+    up, gate = inputs["up_gate"].chunk(2, -1)
+    return {"up": up.contiguous(), "gate": gate.contiguous()}
+
+
+def _whole_gradient(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"up_gate": torch.cat((gradients["up"], gradients["gate"]), -1)}
+
+
+def liger_swiglu(up: Tensor, gate: Tensor) -> Tensor:
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    return LigerSiLUMulFunction.apply(gate, up)  # pyright: ignore[reportReturnType]
+
+
+def fla_swiglu(up: Tensor, gate: Tensor) -> Tensor:
+    from fla.modules.activations import swiglu
+
+    return swiglu(gate, up)
+
+
+def fla_conv(x, weight, bias, position_ids) -> tuple[Tensor, Tensor]:
+    from fla.modules.convolution import causal_conv1d
+
+    y = causal_conv1d(x, weight, bias, activation=None)
+    return (y[0] if isinstance(y, tuple) else y), x[:, 1 - weight.shape[1] :]
+
+
+def cuda_conv(x, weight, bias, position_ids) -> tuple[Tensor, Tensor]:
+    from causal_conv1d import causal_conv1d_fn  # pyright: ignore
+
+    y = causal_conv1d_fn(x.transpose(1, 2), weight, bias)
+    return y.transpose(1, 2), x[:, 1 - weight.shape[1] :]
+
+
+def _conv_update(update: Callable, x, weight, bias, window) -> tuple[Tensor, Tensor]:
+    y = update(x[:, 0], window.transpose(1, 2), weight, bias, None)
+    return y[:, None], window
+
+
+def cuda_conv_update(x, weight, bias, position_ids, window) -> tuple[Tensor, Tensor]:
+    from causal_conv1d import causal_conv1d_update
+
+    return _conv_update(causal_conv1d_update, x, weight, bias, window)
+
+
+def vllm_conv_update(x, weight, bias, position_ids, window) -> tuple[Tensor, Tensor]:
+    from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_update
+
+    return _conv_update(causal_conv1d_update, x, weight, bias, window)
+
+
+def _window_by_channel(inputs: Inputs) -> Inputs:
+    return ordered(inputs, window=(0, 2, 1))
+
+
+def mamba_scan(x, delta, A, B, C, D, position_ids) -> tuple[Tensor, Tensor]:
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    y, state = selective_scan_fn(*(part.transpose(1, 2) for part in (x, delta)), A, B.transpose(1, 2),
+                                 C.transpose(1, 2), D, return_last_state=True)  # fmt: skip
+    return y.transpose(1, 2), state
+
+
+def _by_time(inputs: Inputs) -> Inputs:
+    return ordered(inputs, x=(0, 2, 1), delta=(0, 2, 1), B=(0, 2, 1), C=(0, 2, 1))
+
+
+def _scan_update(update: Callable, x, delta, A, B, C, D, state, **more) -> tuple[Tensor, Tensor]:
+    y = update(state, x[:, 0], delta[:, 0], A, B[:, 0], C[:, 0], D=D, **more)
+    return (more["out"] if y is None else y)[:, None], state
+
+
+def mamba_scan_update(x, delta, A, B, C, D, position_ids, state) -> tuple[Tensor, Tensor]:
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    return _scan_update(selective_state_update, x, delta, A, B, C, D, state)
+
+
+def vllm_scan_update(x, delta, A, B, C, D, position_ids, state) -> tuple[Tensor, Tensor]:
+    from vllm.model_executor.layers.mamba.ops.mamba_ssm import selective_state_update
+
+    return _scan_update(selective_state_update, x, delta, A, B, C, D, state, out=torch.empty_like(x[:, 0]))
+
+
+def mamba_ssd(x, dt, A, B, C, position_ids, D) -> tuple[Tensor, Tensor]:
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    return mamba_chunk_scan_combined(x, dt, A, B, C, SSD_CHUNK, D=D, return_final_states=True)
+
+
+def _with_bias(inputs: Inputs) -> Inputs:
+    """The kernels look whether the bias of dt differs within a head, even if there is none."""
+    return inputs | {"bias": torch.zeros_like(inputs["A"])}
+
+
+def _ssd_update(update: Callable, x, dt, A, B, C, state, D, bias, **more) -> tuple[Tensor, Tensor]:
+    """A, D, dt and its bias are the same for all channels of a head: strides of zero tell the kernel so."""
+    heads, head_dim, states = state.shape[1:]
+    step = dt[:, 0, :, None].expand(-1, -1, head_dim)
+    decay, skip = A[:, None, None].expand(heads, head_dim, states), D[:, None].expand(heads, head_dim)
+    more["dt_bias"] = bias[:, None].expand(heads, head_dim)
+    y = update(state, x[:, 0], step, decay, B[:, 0], C[:, 0], D=skip, **more)
+    return (more["out"] if y is None else y)[:, None], state
+
+
+def mamba_ssd_update(x, dt, A, B, C, position_ids, state, D, bias, overwrite=True) -> tuple[Tensor, Tensor]:
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    return _ssd_update(selective_state_update, x, dt, A, B, C, state, D, bias)
+
+
+def vllm_ssd_update(x, dt, A, B, C, position_ids, state, D, bias, overwrite=True) -> tuple[Tensor, Tensor]:
+    from vllm.model_executor.layers.mamba.ops.mamba_ssm import selective_state_update
+
+    return _ssd_update(selective_state_update, x, dt, A, B, C, state, D, bias, out=torch.empty_like(x[:, 0]))
+
+
+def _unpaged(inputs: Inputs) -> Inputs:
+    """Keys and values of every row side by side, which no engine has: the best that dense attention could do."""
+
+    def gathered(pool: Tensor) -> Tensor:
+        pages = pool[inputs["table"]].transpose(1, 2).flatten(2, 3)
+        return pages[:, :, :length].contiguous()
+
+    length = int(inputs["positions"][0]) + 1
+    keys, values = gathered(inputs["keys"]), gathered(inputs["values"])
+    last = (inputs["positions"] // PAGE * PAGE + inputs["positions"] % PAGE)[0]
+    keys[:, :, last], values[:, :, last] = inputs["key"], inputs["value"]
+    return {"query": inputs["query"][:, :, None], "dense_keys": keys, "dense_values": values}
+
+
+def dense_sdpa(query: Tensor, dense_keys: Tensor, dense_values: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, dense_keys, dense_values, enable_gqa=True)[:, :, 0]
+
+
+def _maps(inputs: Inputs) -> Inputs:
+    """Each map's queries and keys side by side, `(batch, heads, time, width)`."""
+    parts = {"query": ("q1", "q2"), "key": ("k1", "k2")}
+    cut = {
+        name: inputs[whole][:, :, which::2].transpose(1, 2).contiguous()
+        for whole, names in parts.items()
+        for which, name in enumerate(names)
+    }
+    kept = {name: inputs[name] for name in ("lambda_", "weight", "output_scale")}
+    return cut | {"v": inputs["value"].transpose(1, 2).contiguous()} | kept
+
+
+def _joined_maps(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    def joined(first: str, second: str) -> Tensor:
+        return torch.stack((gradients[first], gradients[second]), 2).flatten(1, 2).transpose(1, 2)
+
+    whole = {"query": joined("q1", "q2"), "key": joined("k1", "k2"), "value": gradients["v"].transpose(1, 2)}
+    return whole | {name: gradients[name] for name in ("lambda_", "weight")}
+
+
+def _two_calls(attention: Callable, q1, q2, k1, k2, v, lambda_, weight, output_scale) -> Tensor:
+    first, second = (attention(q, k, v).transpose(1, 2) for q, k in ((q1, k1), (q2, k2)))
+    return _subtracted(first, second, lambda_, weight, output_scale)
+
+
+def _subtract(first: Tensor, second: Tensor, lambda_: Tensor, weight: Tensor, output_scale: float) -> Tensor:
+    y = first.float() - lambda_ * second.float()
+    return (y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight * output_scale)).to(first.dtype)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False)
+
+
+def _subtracted(*args: Any) -> Tensor:
+    return _compiled(_subtract)(*args)
+
+
+def two_sdpa(**inputs: Any) -> Tensor:
+    """Which of torch's own kernels does it, flash or cuDNN, is torch's choice."""
+    return _two_calls(partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True), **inputs)
+
+
+def two_flex(**inputs: Any) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    mask = _causal(inputs["q1"].shape[2], inputs["q1"].device)
+    return _two_calls(partial(_compiled(flex_attention), block_mask=mask, enable_gqa=True), **inputs)
+
+
+@cache
+def _causal(time: int, device: torch.device):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(lambda b, h, q, k: q >= k, None, None, time, time, device=device)  # pyright: ignore
+
+
+PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
+    "adam_normalise": {
+        "fused AdamW alone": BenchPeer("torch", adamw_alone, same=False),
+        "fused AdamW + norm": BenchPeer("torch", adamw_and_norm),
+    },
+    "rotary": {"fla": BenchPeer("fla", fla_rotary)},
+    "swiglu": {
+        "liger_kernel": BenchPeer("liger_kernel", liger_swiglu, prepare=_halves, joined=_whole_gradient),
+        "fla": BenchPeer("fla", fla_swiglu, prepare=_halves, joined=_whole_gradient),
+    },
+    "causal_conv1d": {
+        "causal_conv1d kernel": BenchPeer("causal_conv1d", cuda_conv, _whole),
+        "causal_conv1d": served("causal_conv1d", "causal_conv1d", _sequence),
+        "fla": BenchPeer("fla", fla_conv, _whole),
+        "causal_conv1d update": BenchPeer("causal_conv1d", cuda_conv_update, _token, _window_by_channel),
+        "vllm": BenchPeer("vllm", vllm_conv_update, _token, _window_by_channel),
+    },
+    "selective_scan": {
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba_scan, _whole, _by_time),
+        "mamba_ssm update": BenchPeer("mamba_ssm", mamba_scan_update, _token),
+        "vllm": BenchPeer("vllm", vllm_scan_update, _token),
+    },
+    "ssd": {
+        "mamba_ssm kernel": BenchPeer("mamba_ssm", mamba_ssd, _whole),
+        "mamba_ssm": served("ssd", "mamba_ssm", _sequence),
+        "mamba_ssm update": BenchPeer("mamba_ssm", mamba_ssd_update, _token, _with_bias),
+        "vllm": BenchPeer("vllm", vllm_ssd_update, _token, _with_bias),
+    },
+    "diff_attention": {
+        name: BenchPeer("torch", call, lambda shape: not shape.get("documents"), _maps, _joined_maps)
+        for name, call in (("2 x sdpa", two_sdpa), ("2 x flex", two_flex))
+    },
+    "paged_attention": {
+        "sdpa, dense": BenchPeer("torch", dense_sdpa, lambda shape: shape["kv_heads"] == shape["v_heads"], _unpaged),
+    },
+}
+"""By op, then by provider."""

@@ -1,0 +1,184 @@
+"""Where every op is measured and where it is checked, and what is asked of it. Data only.
+
+`paper` holds sizes of published models, `small` those of the bundled ones. Check sizes divide no tile; they are small
+enough for Triton's interpreter and for a reference in float64. `documents` means rows of several texts with padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+ALL = ("forward", "backward", "both")
+FORWARD = ("forward",)
+
+
+class Timed(NamedTuple):
+    """One line of measurements for each of its modes."""
+
+    shape: dict[str, int]
+    modes: tuple[str, ...] = ALL
+    dtype: str = "bfloat16"
+    graph: bool = False
+    """Too short to be launched one by one: a CUDA graph is replayed."""
+
+
+class Target(NamedTuple):
+    """What is asked of our kernel: a share of the measured copy rate, or a speed beside other providers."""
+
+    at_least: float
+    of: str
+    """"copy"; or a provider; or several with a comma between, of which the fastest counts."""
+    modes: tuple[str, ...] = ALL
+    graph: bool | None = None
+    """Of measurements by replay only, or of the others only."""
+
+
+def _scan(batch: int, time: int, channels: int = 3200) -> dict[str, int]:
+    return {"batch": batch, "time": time, "channels": channels, "states": 16}
+
+
+def _ssd(batch: int, time: int, heads: int = 80, head_dim: int = 64, states: int = 128) -> dict[str, int]:
+    return {"batch": batch, "time": time, "heads": heads, "head_dim": head_dim, "groups": 1, "states": states}
+
+
+def _conv(batch: int, time: int, channels: int = 3200) -> dict[str, int]:
+    return {"batch": batch, "time": time, "channels": channels, "taps": 4}
+
+
+def _diff(batch: int, time: int, heads: int, width: int) -> dict[str, int]:
+    return {"batch": batch, "time": time, "heads": heads, "kv_heads": heads, "width": width}
+
+
+def _paged(rows: int, context: int, heads: int, kv_heads: int, key_dim: int, v_heads: int = 0, value_dim: int = 0):
+    return {
+        "rows": rows, "context": context, "heads": heads, "kv_heads": kv_heads, "v_heads": v_heads or kv_heads,
+        "key_dim": key_dim, "value_dim": value_dim or key_dim,
+    }  # fmt: skip
+
+
+def _decode(shape: dict[str, int]) -> Timed:
+    return Timed(shape, FORWARD, graph=True)
+
+
+SHAPES: dict[str, dict[str, list[Timed]]] = {
+    "unit_lerp": {
+        "small": [Timed({"tokens": 8192, "width": 192})],
+        "paper": [Timed({"tokens": 32768, "width": 1024}), Timed({"tokens": 32768, "width": 1280})],
+    },
+    "adam_normalise": {
+        "small": [Timed({"rows": 768, "columns": 192, "axis": 1, "rounded": 1}, FORWARD, "float32", True)],
+        "paper": [
+            Timed({"rows": 32000, "columns": 1280, "axis": 1, "rounded": 1}, FORWARD, "float32"),
+            Timed({"rows": 1280, "columns": 5120, "axis": 0, "rounded": 1}, FORWARD, "float32"),
+        ],
+    },
+    "rotary": {
+        "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
+        "paper": [Timed({"batch": 4, "time": 4096, "heads": 32, "head_dim": 128})],
+    },
+    "swiglu": {
+        "small": [Timed({"tokens": 8192, "channels": 512})],
+        "paper": [Timed({"tokens": 16384, "channels": 5504}), Timed({"tokens": 8192, "channels": 14336})],
+    },
+    "causal_conv1d": {
+        "small": [Timed(_conv(16, 512, 384)), _decode(_conv(64, 1, 384))],
+        "paper": [Timed(_conv(8, 2048)), _decode(_conv(128, 1))],
+    },
+    "selective_scan": {
+        "small": [Timed(_scan(16, 512, 384)), _decode(_scan(64, 1, 384))],
+        "paper": [Timed(_scan(8, 2048)), _decode(_scan(64, 1)), _decode(_scan(128, 1))],
+    },
+    "ssd": {
+        "small": [Timed(_ssd(16, 512, 8, 48, 64)), _decode(_ssd(64, 1, 8, 48, 64))],
+        "paper": [Timed(_ssd(8, 2048)), _decode(_ssd(64, 1)), _decode(_ssd(128, 1))],
+    },
+    "diff_attention": {
+        "small": [Timed(_diff(16, 512, 3, 32))],
+        "paper": [
+            Timed(_diff(4, 2048, 24, 64)),
+            Timed(_diff(2, 4096, 24, 64)),
+            Timed(_diff(4, 2048, 12, 128)),
+            Timed(_diff(2, 4096, 12, 128)),
+        ],
+    },
+    "paged_attention": {
+        "small": [_decode(_paged(64, 512, 6, 2, 32))],
+        "paper": [
+            _decode(_paged(1, 1024, 25, 5, 64)),
+            _decode(_paged(32, 1024, 25, 5, 64)),
+            _decode(_paged(128, 1024, 25, 5, 64)),
+            _decode(_paged(32, 8192, 24, 8, 128)),
+            _decode(_paged(32, 4096, 24, 8, 128, 4, 256)),
+        ],
+    },
+    "sample": {
+        "small": [_decode({"rows": 256, "vocabulary": 2048, "masked": 1})],
+        "paper": [_decode({"rows": 256, "vocabulary": 32000, "masked": masked}) for masked in (0, 1)],
+    },
+}  # fmt: skip
+
+CHECKS: dict[str, list[dict[str, Any]]] = {
+    "unit_lerp": [{"tokens": 37, "width": 100}],
+    "adam_normalise": [
+        {"rows": 13, "columns": 40, "axis": 1, "rounded": 1},
+        {"rows": 40, "columns": 13, "axis": 0, "rounded": 0},
+    ],
+    "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
+    "swiglu": [{"tokens": 17, "channels": 70}],
+    "causal_conv1d": [
+        {"batch": 2, "time": 40, "channels": 24, "taps": 4},
+        {"batch": 3, "time": 41, "channels": 24, "taps": 4, "documents": True},
+        {"batch": 3, "time": 1, "channels": 24, "taps": 4},
+    ],
+    "selective_scan": [
+        {"batch": 2, "time": 40, "channels": 20, "states": 16},
+        {"batch": 3, "time": 41, "channels": 20, "states": 4, "documents": True},
+        {"batch": 3, "time": 1, "channels": 20, "states": 16},
+    ],
+    "ssd": [
+        {"batch": 2, "time": 70, "heads": 4, "head_dim": 32, "groups": 1, "states": 16},
+        {"batch": 3, "time": 41, "heads": 2, "head_dim": 16, "groups": 1, "states": 16, "documents": True},
+        {"batch": 1, "time": 70, "heads": 4, "head_dim": 24, "groups": 2, "states": 40},
+        {"batch": 3, "time": 1, "heads": 2, "head_dim": 16, "groups": 1, "states": 16},
+    ],
+    "diff_attention": [
+        {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
+        {"batch": 1, "time": 40, "heads": 2, "kv_heads": 2, "width": 16, "documents": True},
+    ],
+    "paged_attention": [_paged(3, 37, 6, 2, 24), _paged(2, 70, 8, 4, 16, 2, 32)],
+    "sample": [{"rows": 5, "vocabulary": 70, "masked": 1}, {"rows": 4, "vocabulary": 1000, "masked": 0}],
+}
+
+_SCAN_DECODE = Target(0.85, "copy", FORWARD, True)
+
+TARGETS: dict[str, list[Target]] = {
+    "unit_lerp": [
+        Target(0.85, "copy", FORWARD),
+        Target(0.75, "copy", ("backward",)),
+        Target(1.5, "torch.compile", ALL),
+    ],
+    "adam_normalise": [Target(1 / 1.15, "fused AdamW alone")],
+    "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
+    "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
+    "causal_conv1d": [
+        Target(0.95, "causal_conv1d kernel,fla", FORWARD, False),
+        Target(0.95, "causal_conv1d update,vllm", FORWARD, True),
+    ],
+    "selective_scan": [
+        Target(1.5, "mamba_ssm", FORWARD, False),
+        Target(1.2, "mamba_ssm", ("backward",), False),
+        _SCAN_DECODE,
+    ],
+    "ssd": [
+        Target(2.0, "mamba_ssm kernel", FORWARD, False),
+        Target(1.5, "mamba_ssm kernel", ("backward",), False),
+        _SCAN_DECODE,
+    ],
+    "diff_attention": [
+        Target(1.3, "2 x sdpa,2 x flex", FORWARD),
+        Target(1.4, "2 x sdpa,2 x flex", ("backward",)),
+    ],
+    "paged_attention": [Target(0.80, "copy", FORWARD, True)],
+    "sample": [Target(2.0, "torch", FORWARD)],
+}
+"""No target is named for what the table of the operation does not ask."""

@@ -1,0 +1,1 @@
+"""Both attention maps of a differential head, their difference and its norm."""

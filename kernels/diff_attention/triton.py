@@ -1,0 +1,192 @@
+"""Differential attention for CUDA: launches of `triton_programs`."""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nlrl.kernels.diff_attention import triton_programs as programs
+from nlrl.kernels.diff_attention.eager import diff_attention as eager
+
+LARGEST_HEAD = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
+"""Of queries and keys; wider tiles do not fit into registers."""
+PREPARE_VALUES = 8192
+"""Of a tile of `prepare`, at least."""
+
+
+class Tiles(NamedTuple):
+    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def within(self, time: int) -> Tiles:
+        """For short texts: tensor cores take no less than 16."""
+        most = max(16, triton.next_power_of_2(time))
+        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
+
+
+# Budgets of a Hopper processor for d = 128 (V of 256), 2 bytes: 65,536 registers, so 255 a thread with 8 warps, and
+# 227 KB of shared memory.
+# forward: two float32 accumulators of 64 x 256 are 128 registers a thread, two tiles of scores of 64 x 32 another 16;
+#   32 KB of queries and 32 KB a stage of keys and values: 128 KB with three stages. 128 queries would need 256
+#   registers, and with 64 keys a tile registers spill.
+# key_gradients: dK1, dK2 and dV of 64 keys are 64 x 512 float32, 128 registers, three tiles of 64 x 32 another 24;
+#   64 KB of keys and values, 32 KB a stage of 32 queries and dO: 128 KB with two stages. The tightest of the three.
+# query_gradients: dQ1 and dQ2 of 128 queries are 128 registers, three tiles of 128 x 32 another 48; 128 KB of queries
+#   and dO, 32 KB a stage: 192 KB with two stages.
+# At d = 64 all accumulators are half as wide, at d = 32 a quarter: tiles grow instead.
+TILES = {
+    "forward": {32: Tiles(128, 64, 8, 3), 64: Tiles(128, 64, 8, 3), 128: Tiles(64, 32, 8, 3)},
+    "key_gradients": {32: Tiles(64, 128, 8, 2), 64: Tiles(32, 128, 8, 2), 128: Tiles(32, 64, 8, 2)},
+    "query_gradients": {32: Tiles(128, 64, 8, 3), 64: Tiles(64, 64, 4, 2), 128: Tiles(128, 32, 8, 2)},
+}
+"""Program -> width of queries -> launch, where values have 2 bytes."""
+FLOAT32_TILES = {
+    "forward": {32: Tiles(64, 32, 4, 2), 64: Tiles(64, 32, 8, 1)},
+    "key_gradients": {32: Tiles(32, 32, 8, 1), 64: Tiles(32, 32, 8, 1)},
+    "query_gradients": {32: Tiles(32, 32, 8, 1), 64: Tiles(32, 32, 8, 1)},
+}
+"""As `TILES`: float32 has twice the bytes, and a product needs three pairs of factors. At d = 128 the gradients would
+live in spilled registers, so `eager` takes those."""
+
+
+class DiffAttention(torch.autograd.Function):
+    """Query, key and value in one dtype, lambda and weight in float32."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, lambda_, weight, starts, output_scale, eps) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        y, *kept = fused_forward(query, key, value, lambda_, weight, starts, output_scale, eps, keep)
+        ctx.save_for_backward(query, key, value, lambda_, weight, starts, *kept)
+        ctx.numbers = output_scale, eps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        return *fused_backward(dy, *ctx.saved_tensors, *ctx.numbers), None, None, None
+
+
+def fused_forward(query, key, value, lambda_, weight, starts, output_scale: float, eps: float, keep: bool = True):
+    """y, and if `keep` what `fused_backward` needs: O and O2, like y, and the logarithms (to base 2) of both maps'
+    sums, `(batch, heads, 2, time)`."""
+    (batch, time), heads = query.shape[:2], query.shape[2] // 2
+    y = torch.empty((batch, time, heads, value.shape[3]), dtype=query.dtype, device=query.device)
+    o, o2 = (torch.empty_like(y), torch.empty_like(y)) if keep else (y, y)
+    lse = torch.empty((batch, heads, 2, time) if keep else (1,), dtype=torch.float32, device=query.device)
+    query, key, value = _even(query), _even(key), _even(value)
+    launch = _launch("forward", query, value, starts)
+    with torch.cuda.device_of(query):
+        programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, lambda_, weight, _pointer(starts, lambda_), y, o, o2, lse, time, heads,
+            *_strides(query, key, value), query.shape[3] ** -0.5, output_scale, eps, keep=keep, **launch,
+        )  # fmt: skip
+    return (y, o, o2, lse) if keep else (y,)
+
+
+def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, output_scale: float, eps: float):
+    """The gradients of query, key, value, lambda_ and weight."""
+    (batch, time, heads), width = dy.shape[:3], query.shape[3]
+    query, key, value = _even(query), _even(key), _even(value)
+    do, delta, dweight = _prepare(dy.contiguous(), o, o2, lambda_, weight, width, output_scale, eps)
+    dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
+    strides, where = _strides(query, key, value), _pointer(starts, lambda_)
+    ends = where if starts is None else _ends(starts)
+    with torch.cuda.device_of(query):
+        launch = _launch("key_gradients", query, value, starts)
+        programs.key_gradients[(batch * value.shape[2], triton.cdiv(time, launch["block_n"]))](
+            query, key, value, lambda_, where, ends, do, lse, delta, dkey, dvalue, time, heads,
+            *strides, width**-0.5, **launch,
+        )  # fmt: skip
+        launch = _launch("query_gradients", query, value, starts)
+        programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, lambda_, where, do, lse, delta, dquery, time, heads,
+            *strides, width**-0.5, **launch,
+        )  # fmt: skip
+    return dquery, dkey, dvalue, -delta[:, :, 1].sum(), dweight
+
+
+def _prepare(dy, o, o2, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """dO; d1 and d2, `(batch, heads, 2, time)`; dw, its parts added in a fixed order."""
+    (batch, time, heads), block_d = dy.shape[:3], _block(width)
+    tile = max(16, PREPARE_VALUES // (2 * block_d))
+    grid = batch * heads, triton.cdiv(time, tile)
+    do, delta = torch.empty_like(o), o.new_empty((batch, heads, 2, time), dtype=torch.float32)
+    dweight = weight.new_empty((grid[0] * grid[1], 2 * width))
+    with torch.cuda.device_of(o):
+        programs.prepare[grid](
+            dy, o, o2, lambda_, weight, do, delta, dweight, time, heads, output_scale, eps,
+            D=width, block_d=block_d, tile=tile, num_warps=8,
+        )  # fmt: skip
+    return do, delta, dweight.sum(0)
+
+
+def _ends(starts: Tensor) -> Tensor:
+    """For every token, behind the last one that sees it."""
+    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
+    return torch.searchsorted(starts, token, right=True, out_int32=True)
+
+
+def _launch(program: str, query: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
+    width, block_d = query.shape[3], _block(query.shape[3])
+    table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
+    tiles = table[max(32, block_d)].within(query.shape[1])
+    shape = {"group": query.shape[2] // 2 // value.shape[2], "D": width, "block_d": block_d}
+    return tiles._asdict() | shape | {"packed": starts is not None}
+
+
+def _block(width: int) -> int:
+    return max(16, triton.next_power_of_2(width))
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def _even(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A launch takes no None: something that is not read."""
+    return other if tensor is None else tensor
+
+
+def fits(query: Tensor, value: Tensor, lambda_: Tensor) -> bool:
+    """Whether the programs can do it; `eager` does the rest."""
+    width, exact = query.shape[3], lambda_.dtype == torch.float64
+    return not exact and query.numel() > 0 and width <= LARGEST_HEAD.get(query.dtype, 0) and value.shape[3] == 2 * width
+
+
+def prepared(query, key, value, lambda_, weight, starts) -> tuple:
+    """The tensors as the programs take them."""
+    key, value, lambda_, weight = key.to(query.dtype), value.to(query.dtype), lambda_.float(), weight.float()
+    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
+    return query, key, value, lambda_, weight.contiguous(), starts
+
+
+def diff_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lambda_: Tensor,
+    weight: Tensor,
+    output_scale: float = 1.0,
+    eps: float = 1e-5,
+    starts: Tensor | None = None,
+) -> Tensor:
+    """See `reference.diff_attention`. Key and value count in the dtype of query; `eager` takes float64, and heads
+    wider than `LARGEST_HEAD`."""
+    if not fits(query, value, lambda_):
+        return eager(query, key, value, lambda_, weight, output_scale, eps, starts)
+    return DiffAttention.apply(*prepared(query, key, value, lambda_, weight, starts), output_scale, eps)
