@@ -80,6 +80,7 @@ class Engine:
         compiled_cpu: bool = True,
         chunk_tokens: int | None = None,
         burst: int | None = None,
+        overlap: bool | None = None,
     ):
         """
         Args:
@@ -97,7 +98,9 @@ class Engine:
             cuda_graphs, compiled_cpu: False decodes with plain PyTorch.
             chunk_tokens: prompt tokens of one request read at once.
             burst: tokens drawn between two looks of the host; four times as many while nobody waits or watches, unless
-                it is 1.
+                it is 1 or bursts overlap.
+            overlap: launch a burst before the last one's tokens are looked at; by default where there is a device
+                beside the host.
         """
         if dtype is not None and dtype != model.dtype:
             model = copy.deepcopy(model).to(dtype)
@@ -106,6 +109,7 @@ class Engine:
         self._settings = {
             "rows": max_rows or ROWS[kind], "memory": memory_bytes, "cuda_graphs": cuda_graphs,
             "compiled_cpu": compiled_cpu, "chunk": chunk_tokens or CHUNK_TOKENS[kind], "burst": burst or BURST,
+            "overlap": self.device.type != "cpu" if overlap is None else overlap,
         }  # fmt: skip
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)
         self.max_queue = max_queue
@@ -172,6 +176,8 @@ class Engine:
         keys = [_identity(request, prompt.tokens) for request, prompt in zip(requests, prompts, strict=True)]
         distinct = dict(zip(keys, zip(requests, prompts, strict=True), strict=True))
         tickets = self._submit(list(distinct.values()), weights, "", None, waits=True)
+        for ticket in reversed(tickets):  # the last one first: waiting wakes this thread, and the other has work to do
+            ticket.result()
         answers = dict(zip(distinct, (ticket.result() for ticket in tickets), strict=True))
         return [answers[key] for key in keys]
 
@@ -411,7 +417,7 @@ class Engine:
         store = Store(model, s["rows"], length, memory, self.device)
         compiled = cpu.compile_model(model) if self.device.type == "cpu" and s["compiled_cpu"] else None
         runner = Runner(model, store, self._ends, self._numbers, s["burst"], s["cuda_graphs"], compiled)
-        return Lane(store, runner, self._ends, self._decode, version, s["chunk"])
+        return Lane(store, runner, self._ends, self._decode, version, s["chunk"], s["overlap"])
 
     def _lane(self, name: str) -> Lane:
         if name not in self._lanes:

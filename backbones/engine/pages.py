@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+import numpy as np
 
 
 class Pages:
@@ -10,7 +12,7 @@ class Pages:
 
     def __init__(self, count: int):
         self._free = list(range(count - 1, 0, -1))
-        self._holders = [0] * count
+        self._holders = np.zeros(count, np.int32)
         self.total = count - 1
 
     @property
@@ -29,20 +31,24 @@ class Pages:
         """
         if count > len(self._free):
             raise IndexError(f"{count} pages wanted, {len(self._free)} free")
-        taken = [self._free.pop() for _ in range(count)]
-        for page in taken:
-            self._holders[page] = 1
+        if not count:
+            return []
+        taken = self._free[: -count - 1 : -1]
+        del self._free[-count:]
+        self._holders[taken] = 1
         return taken
 
-    def share(self, pages: Iterable[int]) -> None:
-        """One more holder for each."""
-        for page in pages:
-            self._holders[page] += 1
+    def share(self, pages: Sequence[int]) -> None:
+        """One more holder for each of these different pages."""
+        if pages:
+            self._holders[pages] += 1
 
-    def release(self, pages: Iterable[int]) -> None:
-        """One holder less for each; a page without holders is free."""
-        for page in pages:
-            self._holders[page] -= 1
-            if self._holders[page] == 0:
-                self._free.append(page)
-            assert self._holders[page] >= 0, f"page {page} was released more often than held"
+    def release(self, pages: Sequence[int]) -> None:
+        """One holder less for each of these different pages; a page without holders is free."""
+        if not pages:
+            return
+        held = np.array(pages)
+        self._holders[held] -= 1
+        left = self._holders[held]
+        assert left.min() >= 0, f"a page of {pages} was released more often than held"
+        self._free += held[left == 0].tolist()

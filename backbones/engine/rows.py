@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nlrl.backbones.engine.transfer import upload
 from nlrl.backbones.sampler import signed_seed
 
 INTEGERS = ("ids", "positions", "steps", "seeds", "top_k", "limit")
@@ -93,20 +94,20 @@ class Rows:
             [(s.sampling.temperature, s.sampling.top_p, s.sampling.min_p, s.expectation) for s in sequences], np.float32
         )
         flags = np.array([(False, s.sampling.expected_number, s.sampling.ignore_end) for s in sequences], np.bool_)
-        where = torch.tensor(list(rows)).to(device)
+        where = upload(rows, device)
         for values in (integers, numbers, flags):
-            source = torch.from_numpy(np.ascontiguousarray(values.T)).to(device)
+            source = upload(values.T, device)
             self._all[source.dtype].index_copy_(1, where, source)
 
     def move(self, old: Many[int], new: Many[int]) -> None:
         """Copies rows to other rows; the old ones are finished."""
-        source, target = (torch.tensor(list(side)).to(self.ids.device) for side in (old, new))
+        source, target = (upload(side, self.ids.device) for side in (old, new))
         for block in self._all.values():
             block.index_copy_(1, target, block.index_select(1, source))
         self.allowed.index_copy_(0, target, self.allowed.index_select(0, source))
-        self.finished[source] = True
+        self.finished.index_fill_(0, source, True)
 
     def stop(self, rows: Many[int]) -> None:
         """Marks rows as finished."""
         if rows:
-            self.finished[torch.tensor(list(rows)).to(self.ids.device)] = True
+            self.finished.index_fill_(0, upload(rows, self.ids.device), True)

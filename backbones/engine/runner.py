@@ -29,13 +29,16 @@ from nlrl.backbones.engine.rows import Rows
 from nlrl.backbones.engine.scheduler import Chunk
 from nlrl.backbones.engine.sequence import Sequence
 from nlrl.backbones.engine.store import Store
+from nlrl.backbones.engine.transfer import Download, upload
 from nlrl.backbones.kv_cache import PagedKVCache
-from nlrl.backbones.padding import padded, padded_positions, passes
+from nlrl.backbones.padding import passes
 from nlrl.backbones.sampler import NumberTokens, filtered
 
 log = logging.getLogger(__name__)
 CALM = 4
 """Times as many steps in a burst, while nobody is kept waiting by it."""
+PASS_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+"""Prompt tokens, padding included, that PyTorch reads in one call."""
 BURST_SECONDS = 0.01
 """On a CPU a burst takes about so long at most: the host's share is small then, and nobody waits longer for a row."""
 
@@ -49,15 +52,9 @@ class Features:
     mask: bool = False
     top: bool = False
 
-    @classmethod
-    def of(cls, sequences: Many[Sequence]) -> Features:
-        settings = {sequence.sampling for sequence in sequences}
-        return cls(
-            filters=any(s.temperature > 0 and (s.top_k > 0 or s.top_p < 1 or s.min_p > 0) for s in settings),
-            numbers=any(s.expected_number for s in settings),
-            mask=any(s.constraint is not None for s in settings),
-            top=any(s.top_logprobs > 0 for s in settings),
-        )
+
+Ends = list[tuple[Many[Sequence], Tensor]]
+"""Sequences whose prompts have been read, in groups, each with the logits behind them, `(group, vocab)` float32."""
 
 
 class Runner:
@@ -85,7 +82,7 @@ class Runner:
         self.rows = Rows(store.rows, burst * CALM, self.vocabulary, self.device)
         self._burst, self._step_seconds = burst, 0.0 if self.device.type == "cuda" else BURST_SECONDS
         self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=self.device)
-        self._pass_tokens = 131_072 if self.device.type == "cuda" else 4_096
+        self.pass_tokens = PASS_TOKENS.get(self.device.type, PASS_TOKENS["cuda"])
         self._graphs = Graphs(self) if self.device.type == "cuda" and cuda_graphs else None
         self.last_logits: Tensor | None = None
 
@@ -95,37 +92,43 @@ class Runner:
         in_time = int(times * BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst * times
         return max(1, min(self._burst * times, in_time))
 
-    def read(self, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
-        """Reads chunks into their rows; returns the logits, `(vocab,)` float32, behind the prompts that end there."""
+    def read(self, chunks: Many[Chunk]) -> Ends:
+        """Reads chunks into their rows; returns the logits behind the prompts that end there."""
         if self.cpu is not None:
             return self._read_natively(self.cpu, chunks)
         chunks = sorted(chunks, key=lambda chunk: chunk.end - chunk.start)
-        logits: dict[Sequence, Tensor] = {}
-        for cut in passes([chunk.end - chunk.start for chunk in chunks], self._pass_tokens):
-            logits |= self._read_pass(chunks[cut])
-        return logits
+        cuts = passes([chunk.end - chunk.start for chunk in chunks], self.pass_tokens)
+        return [end for cut in cuts for end in self._read_pass(chunks[cut])]
 
-    def first(self, sequences: Many[Sequence], logits: Tensor) -> None:
+    def first(self, sequences: Many[Sequence], logits: Tensor, features: Features) -> None:
         """Draws the token behind each sequence's prompt into column 0; logits `(sequences, vocab)` float32."""
-        where = torch.tensor([sequence.row for sequence in sequences]).to(self.device)
-        self.rows.set([sequence.row for sequence in sequences], sequences)
+        rows = [sequence.row for sequence in sequences]
+        where = upload(rows, self.device)
+        self.rows.set(rows, sequences)
         self.rows.column.zero_()
         part = self.rows.at(where)
-        self._draw(part, logits, Features.of(sequences))
+        self._draw(part, logits, features)
         self.rows.put(where, part)
 
-    def burst(self, rows: Many[int], length: int, features: Features, steps: int) -> None:
+    def results(self, rows: np.ndarray, steps: int, features: Features) -> Download:
+        """What has been drawn for rows into the columns 0 .. steps - 1, on its way to the host: tokens and
+        log-probabilities `(rows, steps)`, and expectations `(rows,)` where numbers are drawn."""
+        where = upload(rows, self.device)
+        columns = [part[:, :steps].index_select(0, where) for part in (self.rows.tokens, self.rows.logprobs)]
+        return Download(*columns, *([self.rows.expectation.index_select(0, where)] if features.numbers else ()))
+
+    def burst(self, rows: np.ndarray, length: int, features: Features, steps: int) -> None:
         """Draws `steps` tokens for the running rows, into the columns 0 .. steps - 1.
 
         Args: length: tokens that the longest of them will have, then.
         """
         self.rows.column.zero_()
-        highest = max(rows) + 1
+        highest = int(rows.max()) + 1
         if self._graphs is not None and not features.top and self._graphs.replay(highest, features, steps):
             return
         start = time.perf_counter()
         if self.cpu is not None:
-            self._burst_natively(self.cpu, torch.tensor(sorted(rows)), features, steps)
+            self._burst_natively(self.cpu, torch.from_numpy(np.sort(rows)), features, steps)
         else:
             live = slice(0, highest)
             state = self.store.state.view(live, min(length, self.store.state.length))
@@ -201,7 +204,7 @@ class Runner:
         part.expectation.copy_(torch.where(first, expectation, part.expectation))
         return torch.where(first, numbers.nearest(expectation, token), token)
 
-    def _read_natively(self, cpu: CpuModel, chunks: Many[Chunk]) -> dict[Sequence, Tensor]:
+    def _read_natively(self, cpu: CpuModel, chunks: Many[Chunk]) -> Ends:
         """In one call, chunk after chunk, without padding."""
         lengths = np.array([chunk.end - chunk.start for chunk in chunks])
         ids = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks])
@@ -211,23 +214,24 @@ class Runner:
         done = [i for i, chunk in enumerate(chunks) if chunk.completes]
         wanted = torch.from_numpy((lengths.cumsum() - 1)[done])
         logits = cpu.logits(columns[0], columns[1], columns[2], self.store.state, wanted)
-        return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
+        return [([chunks[i].sequence for i in done], logits)] if done else []
 
-    def _read_pass(self, chunks: list[Chunk]) -> dict[Sequence, Tensor]:
-        parts = [chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks]
-        ids, positions = padded(parts, self.device), padded_positions([len(part) for part in parts], self.device)
-        starts = torch.tensor([chunk.start for chunk in chunks]).to(self.device)[:, None]
-        positions = torch.where(positions >= 0, positions + starts, positions)
-        where = torch.tensor([chunk.sequence.row for chunk in chunks]).to(self.device)
+    def _read_pass(self, chunks: list[Chunk]) -> Ends:
+        lengths = np.array([chunk.end - chunk.start for chunk in chunks])
+        ids = np.zeros((len(chunks), lengths.max()), np.int32)
+        filled = np.arange(lengths.max()) < lengths[:, None]
+        ids[filled] = np.concatenate([chunk.sequence.tokens[chunk.start : chunk.end] for chunk in chunks])
+        ids, filled = upload(ids, self.device).long(), upload(filled, self.device)
+        where, starts = upload(np.array([(chunk.sequence.row, chunk.start) for chunk in chunks]).T, self.device)
+        positions = torch.where(filled, starts[:, None] + torch.arange(ids.shape[1], device=self.device), -1)
         taken = self.store.state.select(where)
         state = taken.view(slice(None), max(chunk.end for chunk in chunks))
         if isinstance(state, PagedKVCache):
             state = replace(state, fresh=all(chunk.start == 0 for chunk in chunks))
         hidden = self.model.hidden(ids, positions, state=state)
         self.store.bring_back(taken, where)
-        done = [i for i, chunk in enumerate(chunks) if chunk.completes]
-        if not done:
-            return {}
-        last = torch.tensor([len(parts[i]) - 1 for i in done]).to(self.device)
-        logits = self.model.logits(hidden[torch.tensor(done).to(self.device), last]).float()
-        return {chunks[i].sequence: row for i, row in zip(done, logits, strict=True)}
+        done = np.array([i for i, chunk in enumerate(chunks) if chunk.completes], np.int64)
+        if not len(done):
+            return []
+        places, last = upload(np.stack((done, lengths[done] - 1)), self.device)
+        return [([chunks[i].sequence for i in done], self.model.logits(hidden[places, last]).float())]

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
+import numpy as np
+
 from nlrl.backbones.engine.prefix import Entry, Key, PrefixCache
 from nlrl.backbones.engine.sequence import Sequence
 from nlrl.backbones.engine.store import Store, pages_for
@@ -107,9 +109,13 @@ class Scheduler:
         """Whether it could run if it were alone."""
         return not self.store.has_pages or pages_for(sequence.slots) <= self.store.pages.total
 
-    def admit(self) -> list[tuple[Sequence, Entry | None]]:
-        """Gives rows and pages to waiting sequences; says which kept state each starts from."""
+    def admit(self, budget: float) -> list[tuple[Sequence, Entry | None]]:
+        """Gives rows and pages to waiting sequences until there are so many tokens to be read at once; says which kept
+        state each starts from."""
         started, held = [], []
+        budget -= sum(map(self._next_tokens, self.reading))
+        if budget <= 0:
+            return []
         for sequence in self.waiting.turns(LOOK_AHEAD) if self._free_rows else ():
             entry = self.prefix.longest(sequence.tokens, {*sequence.marks, len(sequence.prompt)})
             missing = self._missing(sequence, entry)
@@ -121,7 +127,8 @@ class Scheduler:
                 break
             self._pending.update(missing)
             started.append((sequence, entry))
-            if not self._free_rows:
+            budget -= self._next_tokens(sequence)
+            if not self._free_rows or budget <= 0:
                 break
         for sequence in reversed(held):
             self.waiting.add(sequence, first=True)
@@ -155,30 +162,30 @@ class Scheduler:
         self._has_read(sequence)
         self.running[sequence.row] = sequence
 
-    def reserve(self, positions, steps: int) -> list[Sequence]:
-        """Sees to it that every running sequence has pages for its next `steps` tokens; returns those that had to give
-        way (their rows are free, the caller puts them back into the queue).
-
-        Args:
-            positions: by row, the position of the token to be fed next (numpy).
-        """
-        gone: list[Sequence] = []
+    def reserve(self, rows: np.ndarray, slots: np.ndarray) -> bool:
+        """Sees to it that running rows have pages for so many tokens each; False if there are not enough, even without
+        kept states: then nobody got any."""
         if not self.store.has_pages:
-            return gone
-        rows = [row for row, s in self.running.items() if len(s.pages) * PAGE < min(positions[row] + steps, s.slots)]
-        for row in rows:
-            sequence = self.running.get(row)
-            while sequence is not None and len(sequence.pages) * PAGE < min(positions[row] + steps, sequence.slots):
-                if self._make_room(1):
-                    sequence.pages += self.store.pages.take(1)
-                    self.store.extend(row, len(sequence.pages) - 1, sequence.pages[-1])
-                    continue
-                last = next(reversed(self.running.values()))
-                self.free(last)
-                gone.append(last)
-                self.preemptions += 1
-                sequence = self.running.get(row)
-        return gone
+            return True
+        missing = pages_for(slots) - self.store.held[rows]
+        rows, missing = rows[missing > 0], missing[missing > 0]
+        if not len(rows):
+            return True
+        if not self._make_room(int(missing.sum())):
+            return False
+        new, end = self.store.pages.take(int(missing.sum())), 0
+        self.store.extend(rows, missing, new)
+        for row, count in zip(rows.tolist(), missing.tolist(), strict=True):
+            self.running[row].pages += new[end : end + count]
+            end += count
+        return True
+
+    def give_way(self) -> Sequence:
+        """Takes row and pages back from the running sequence that came last; the caller puts it back into the queue."""
+        last = next(reversed(self.running.values()))
+        self.free(last)
+        self.preemptions += 1
+        return last
 
     def free(self, sequence: Sequence) -> None:
         """Takes row and pages back."""
@@ -188,14 +195,17 @@ class Scheduler:
         self.store.pages.release(sequence.pages)
         sequence.last_row, sequence.row, sequence.pages = sequence.row, -1, []
 
-    def compact(self) -> list[tuple[int, int]]:
-        """Moves the running sequences to the lowest rows where that at least halves the rows in use; says (old, new)
-        rows. Only while nobody is reading."""
+    @property
+    def sparse(self) -> bool:
+        """Whether moving the running sequences to the lowest rows would halve the rows in use at least, and nobody is
+        reading."""
         highest = max(self.running, default=-1) + 1
-        if self.reading or highest < 2 * len(self.running) or highest <= 8:
-            return []
+        return not self.reading and highest >= 2 * len(self.running) and highest > 8
+
+    def compact(self) -> list[tuple[int, int]]:
+        """Moves the running sequences to the lowest rows where they are sparse; says (old, new) rows."""
         moves = []
-        for old in sorted(self.running, reverse=True):
+        for old in sorted(self.running, reverse=True) if self.sparse else ():
             if not self._free_rows or self._free_rows[0] >= old:
                 break
             new = heapreplace(self._free_rows, old)
@@ -262,6 +272,9 @@ class Scheduler:
         end = len(sequence.prompt)
         wanted = self.waiting.equal[sequence.key] or sequence.key in self.prefix
         return [*sequence.marks, end] if wanted else list(sequence.marks)
+
+    def _next_tokens(self, sequence: Sequence) -> int:
+        return min(len(sequence.tokens) - sequence.read, self.chunk_tokens)
 
     def _next_stop(self, sequence: Sequence) -> int:
         farthest = min(sequence.read + self.chunk_tokens, len(sequence.tokens))

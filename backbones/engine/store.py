@@ -7,6 +7,7 @@ values of full attention), which are shared until somebody writes: only a last, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +15,17 @@ from torch import Tensor
 
 from nlrl.backbones.decode_state import DecodeState
 from nlrl.backbones.engine.pages import Pages
+from nlrl.backbones.engine.transfer import upload
 from nlrl.backbones.kv_cache import PAGE
 
 MOST_KEPT = 4096
 """States kept at marks, at most."""
 
+T = TypeVar("T", int, np.ndarray)
 
-def pages_for(tokens: int) -> int:
+
+def pages_for(tokens: T) -> T:
+    """tokens: one number or an array of them."""
     return -(-tokens // PAGE)
 
 
@@ -48,6 +53,8 @@ class Store:
         self.kept: DecodeState | None = model.new_paged_state(max(1, kept), length, 1) if row else None
         self.free_kept = list(range(kept - 1, -1, -1))
         self._table = np.zeros((self.rows, pages_for(length)), np.int64)
+        self.held = np.zeros(self.rows, np.int64)
+        """Pages of each row."""
         self._dirty = False
         self._page_copies: list[tuple[int, int]] = []
         self.device = device
@@ -56,10 +63,14 @@ class Store:
         """Says which pages a row reads and writes, in order."""
         self._table[row, : len(pages)] = pages
         self._table[row, len(pages) :] = 0
+        self.held[row] = len(pages)
         self._dirty = True
 
-    def extend(self, row: int, at: int, page: int) -> None:
-        self._table[row, at] = page
+    def extend(self, rows: np.ndarray, counts: np.ndarray, pages: Sequence[int]) -> None:
+        """Gives each of the rows so many pages more, from a list of all of them."""
+        within = np.arange(len(pages)) - np.repeat(counts.cumsum() - counts, counts)
+        self._table[np.repeat(rows, counts), np.repeat(self.held[rows], counts) + within] = pages
+        self.held[rows] += counts
         self._dirty = True
 
     def copy_page(self, source: int, target: int) -> None:
@@ -74,7 +85,7 @@ class Store:
                 pages[:, target] = pages[:, source]
             self._page_copies.clear()
         if self._dirty and self.has_pages:
-            self.state.table.copy_(torch.from_numpy(self._table))  # pyright: ignore[reportAttributeAccessIssue]
+            self.state.table.copy_(upload(self._table, self.device))  # pyright: ignore[reportAttributeAccessIssue]
             self._dirty = False
 
     def keep(self, rows: Sequence[int], slots: Sequence[int]) -> None:
@@ -95,12 +106,13 @@ class Store:
     def move(self, old: Sequence[int], new: Sequence[int]) -> None:
         """Copies rows to other rows, pages included (their holder moves)."""
         _copy_rows(self.state, self._index(old), self.state, self._index(new))
-        self._table[list(new)] = self._table[list(old)]
-        self._table[list(old)] = 0
+        for of_rows in (self._table, self.held):
+            of_rows[list(new)] = of_rows[list(old)]
+            of_rows[list(old)] = 0
         self._dirty = True
 
     def _index(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.int64).to(self.device, non_blocking=True)
+        return upload(values, self.device)
 
     def _paged_parts(self) -> list[Tensor]:
         axes = self.state.AXES
