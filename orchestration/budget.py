@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nlrl.backbones.language_model import Completion, LanguageModel, Request
 from nlrl.orchestration.records import RecordWriter, scan_lines
@@ -45,6 +45,12 @@ class Entry(NamedTuple):
     prompt_tokens: int = 0
     generated_tokens: int = 0
     trained_tokens: int = 0
+
+
+class Notes(Protocol):
+    """Where entries are taken down."""
+
+    def note(self, entries: Iterable[Entry]) -> None: ...
 
 
 class Meter:
@@ -100,7 +106,7 @@ def _is_line(value: Any) -> bool:
 class Metered:
     """A `LanguageModel` whose answers are entered into a meter."""
 
-    def __init__(self, inner: LanguageModel, meter: Meter):
+    def __init__(self, inner: LanguageModel, meter: Notes):
         self.inner, self._meter = inner, meter
         self.name = inner.name
 

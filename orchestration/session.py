@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nlrl.agents.roles import Roles
-from nlrl.backbones.language_model import LanguageModel, Sampling
+from nlrl.backbones.language_model import LanguageModel
 from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
-from nlrl.envs.random import derive_seed
 from nlrl.orchestration.budget import Meter, Metered
 from nlrl.orchestration.checkpoints import most_held
 from nlrl.orchestration.cluster import Cluster, Handle
@@ -30,18 +29,14 @@ from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
+from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
+from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
-from nlrl.orchestration.tuning import TuningActor, scratch_folder
-from nlrl.orchestration.weight_sets import BASE, PARTS
-from nlrl.orchestration.worker import RolloutWorker
-
-ACTOR, CRITIC = PARTS
-TARGET: Network = "target"
-"""A slow copy of the critic, of methods that keep one."""
+from nlrl.orchestration.weight_sets import BASE
 
 
 @dataclass
-class Session:
+class Session(Speakers):
     """A run in progress. Made by `open_session`."""
 
     config: RunConfig
@@ -65,23 +60,6 @@ class Session:
     def __post_init__(self) -> None:
         self.opposition = Opposition(self)  # pyright: ignore[reportArgumentType]
 
-    @property
-    def actor(self) -> LanguageModel:
-        return self._part(ACTOR)
-
-    @property
-    def critic(self) -> LanguageModel:
-        return self._part(CRITIC)
-
-    @property
-    def target(self) -> LanguageModel:
-        """The base until there is one."""
-        return self._part(TARGET)
-
-    def _part(self, part: str) -> LanguageModel:
-        served = self.student if self.versions.get(part, BASE) == BASE else self.student.with_weights(part)
-        return Metered(served, self.meter)
-
     @contextmanager
     def spending(self, iteration: int, name: str) -> Iterator[None]:
         """Within it, what is spent is entered into the ledger of a stage; a committed one has no more costs."""
@@ -94,16 +72,29 @@ class Session:
         finally:
             self.meter.close()
 
+    @property
+    def num_workers(self) -> int:
+        return len(self.workers)
+
+    def texts_of(
+        self, make: Callable[..., Any], groups: Iterable[Any], *more: Any, plays: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        """(index of the group, `make(speakers, group, *more)`), made by the workers, as they finish.
+
+        Args:
+            make: a function of a module; see `Speakers`.
+            plays: whether it has games played, against this iteration's opponents.
+        """
+        opponents = self.opponents if plays else ()
+        jobs = (TextsJob(make, (group, *more), self.versions, opponents) for group in groups)
+        return self.on_workers("texts", jobs)
+
     def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
         calls = ((method, job) for job in jobs)
         for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
             self.meter.note(spent)
             yield index, result
-
-    def seed(self, *keys: int | str) -> int:
-        """A seed for a purpose, derived from the run's own."""
-        return derive_seed(self.config.name, self.config.seed, *keys)
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
@@ -136,17 +127,6 @@ class Session:
         found = [None if name == SELF else self.opponent(name) for name in self.opponents]
         return found if all(opponent is None or opponent.exact for opponent in found) else None
 
-    def sampling(self, temperature: float, expected_number: bool = False) -> Sampling:
-        """Sampling for the student."""
-        return Sampling(
-            temperature=temperature, max_tokens=self.config.model.max_tokens, expected_number=expected_number
-        )
-
-    @property
-    def teacher_sampling(self) -> Sampling:
-        """Greedy, for G1, G2 and I."""
-        return Sampling(temperature=0.0, max_tokens=(self.config.teacher or self.config.model).max_tokens)
-
     def install(self, network: Network, iteration: int) -> None:
         """Makes a network that the trainer holds the one that answers, as version `actor@3`."""
         assert self.trainer is not None
@@ -169,6 +149,8 @@ class Session:
     def close(self) -> None:
         self.cluster.close()
         if self.config.model.tuning is not None:
+            from nlrl.orchestration.tuning import scratch_folder
+
             shutil.rmtree(scratch_folder(self.config.model.tuning, self.folder.path), ignore_errors=True)
         self.folder.close()
 
@@ -192,11 +174,10 @@ def open_session(config: RunConfig, folder: RunFolder) -> Session:
         NLRLError: the game or a model cannot be opened.
     """
     game = make(config.game.name, **config.game.params)
-    student_roles = Roles(game, config.model.prompt_style)
-    teacher_config = config.teacher or config.model
+    roles = roles_of(config, game)
     cluster = Cluster(config.cluster.kind, address=config.cluster.address)
     try:
-        return _start(config, folder, cluster, game, student_roles, Roles(game, teacher_config.prompt_style))
+        return _start(config, folder, cluster, game, *roles)
     except BaseException:
         cluster.close()
         raise
@@ -216,10 +197,10 @@ def _start(
     more += config.method == "nlac"  # its target weights
     router = start_servers(cluster, config.model, count, max(1, cores // count), gpus, more_sets=more)
     student = ServedModel(router)
-    teacher, meter = student, Meter()
+    meter, own_teacher = Meter(), None
     if config.teacher is not None:
         gpus = gpus_of(config.teacher, 0)
-        teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, num_gpus=gpus, name="teacher"))
+        own_teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, num_gpus=gpus, name="teacher"))
     trainer = None
     if config.model.kind == "scripted":
         trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
@@ -228,6 +209,8 @@ def _start(
         options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
         trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
     elif config.model.tuning is not None:
+        from nlrl.orchestration.tuning import TuningActor, scratch_folder  # PyTorch: see `text_worker`
+
         scratch = str(scratch_folder(config.model.tuning, folder.path))
         given = (config.model.name, config.model.tuning, scratch, cluster.kind, cores)
         trainer = cluster.spawn(TuningActor, *given, num_cpus=0, threads=cores, name="trainer")
@@ -242,7 +225,7 @@ def _start(
         student_roles,
         teacher_roles,
         student,
-        Metered(teacher, meter),
+        Metered(own_teacher or student, meter),
         [],
         trainer,
         meter,
@@ -250,12 +233,11 @@ def _start(
     )
     session.workers = [
         cluster.spawn(
-            RolloutWorker,
+            TextWorker,
+            config,
             game.spec,
-            student.with_weights(ACTOR),
-            config.model.prompt_style,
-            config.model.max_tokens,
-            config.rollout,
+            student,
+            own_teacher,
             session.seed("policy"),
             frozen,
             num_cpus=0,

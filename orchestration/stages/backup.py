@@ -17,7 +17,8 @@ from nlrl.orchestration.exact import Turn
 from nlrl.orchestration.fits import TextExample
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import Record, record_key
-from nlrl.orchestration.session import ACTOR, CRITIC, TARGET, Session
+from nlrl.orchestration.session import ACTOR, CRITIC, Session
+from nlrl.orchestration.speakers import TARGET
 from nlrl.orchestration.stages import targets
 from nlrl.orchestration.stages.outlooks import Ahead, ask_once, outlooks
 from nlrl.orchestration.stages.policy_table import tabulate

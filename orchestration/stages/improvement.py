@@ -4,8 +4,8 @@ them."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from nlrl.agents.asking import Reply, ask
 from nlrl.agents.metrics.leaks import find_leaks, strip_leaks
@@ -14,15 +14,28 @@ from nlrl.envs.random import Rng
 from nlrl.orchestration.lines import line_of_record
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
-from nlrl.orchestration.session import ACTOR, CRITIC, Session
+from nlrl.orchestration.session import Session
+from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.opinions import Weights, evaluate_moves, nearest_to_mean
-from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
+from nlrl.orchestration.stages.rollout import chunks, sample_of, visits
+from nlrl.orchestration.stages.targets import at_once
 from nlrl.orchestration.worker import TableJob
 
 __all__ = ["evaluate_moves", "nearest_to_mean", "run_improvement"]
 NAME = "improvement"
 STATES_AT_ONCE = 1024
+
+
+class Seen(NamedTuple):
+    """A state whose policy is to be improved."""
+
+    state: Any
+    key: str
+    ply: int
+    visits: int
+    met: Mapping[str, int] | None
+    """How often each opponent was met there, where the critic is told."""
 
 
 def run_improvement(session: Session, iteration: int) -> None:
@@ -37,10 +50,13 @@ def run_improvement(session: Session, iteration: int) -> None:
     waiting = [state for state in visited if keys[state] in owed]
     with stage.writer("choices") as writer, progress(f"iteration {iteration}: improvement", len(visited)) as bar:
         bar.advance(len(visited) - len(waiting))
-        for group in chunks(waiting, STATES_AT_ONCE):
-            writer.write_many(_improve(session, iteration, group, visited, keys))
+        met = _opponents_met(session, iteration) or {}
+        seen = [Seen(state, keys[state], visited[state].ply, visited[state].count, met.get(state)) for state in waiting]
+        groups = list(chunks(seen, at_once(session, len(seen), STATES_AT_ONCE)))
+        for index, found in session.texts_of(choice_records, groups, iteration, plays=True):
+            writer.write_many(found)
             writer.flush()
-            bar.advance(len(group))
+            bar.advance(len(groups[index]))
     stage.commit(_summary(list(stage.records())))
 
 
@@ -48,12 +64,12 @@ def _key(session: Session, iteration: int, state: Any) -> str:
     return record_key("improvement", session.config.name, session.config.seed, iteration, session.game.to_text(state))
 
 
-def _improve(
-    session: Session, iteration: int, states: Sequence[Any], visited: dict[Any, Visit], keys: dict[Any, str]
-) -> list[dict[str, Any]]:
-    candidates = dict(zip(states, _candidates(session, states, visited), strict=True))
+def choice_records(session: Speakers, seen: Sequence[Seen], iteration: int) -> list[dict[str, Any]]:
+    """What the critic says of the candidates in each state, and what I makes of it."""
+    candidates = dict(zip([one.state for one in seen], _candidates(session, seen), strict=True))
     pairs = [(state, action) for state, actions in candidates.items() for action in actions]
-    said = evaluate_moves(session, pairs, _opponents_met(session, iteration))
+    met = {one.state: one.met for one in seen if one.met is not None}
+    said = evaluate_moves(session, pairs, met)
     read = {state: [(a, e) for a in actions if (e := said[state, a])] for state, actions in candidates.items()}
     offers = {state: _offer(session, iteration, state, found) for state, found in read.items()}
     inputs = [CandidatesInput(state, offer) for state, offer in offers.items() if offer]
@@ -63,17 +79,17 @@ def _improve(
         {
             "schema": 1,
             "kind": "improvement",
-            "key": keys[state],
+            "key": one.key,
             "iteration": iteration,
-            "state": session.game.to_text(state),
-            "ply": visited[state].ply,
-            "visits": visited[state].count,
+            "state": session.game.to_text(one.state),
+            "ply": one.ply,
+            "visits": one.visits,
             "critic": session.versions[CRITIC],
-            "candidates": [{"action": a, "text": e.text, "verdict": e.verdict} for a, e in offers[state]],
-            "unread": [a for a in candidates[state] if said[state, a] is None],
+            "candidates": [{"action": a, "text": e.text, "verdict": e.verdict} for a, e in offers[one.state]],
+            "unread": [a for a in candidates[one.state] if said[one.state, a] is None],
         }
-        | _answer(answers.get(state))
-        for state in states
+        | _answer(answers.get(one.state))
+        for one in seen
     ]
 
 
@@ -89,7 +105,7 @@ def _opponents_met(session: Session, iteration: int) -> Weights | None:
 
 
 def _offer(
-    session: Session, iteration: int, state: Any, found: list[tuple[int, Evaluation]]
+    session: Speakers, iteration: int, state: Any, found: list[tuple[int, Evaluation]]
 ) -> tuple[tuple[int, Evaluation], ...]:
     """The candidates as I sees them: in an order that tells nothing, under a control with each other's evaluations. Of
     too many the best-evaluated stay."""
@@ -117,12 +133,12 @@ def _answer(reply: Reply[Choice] | None) -> dict[str, Any]:
     }
 
 
-def _candidates(session: Session, states: Sequence[Any], visited: dict[Any, Visit]) -> list[tuple[int, ...]]:
-    config = session.config.improvement
+def _candidates(session: Speakers, seen: Sequence[Seen]) -> list[tuple[int, ...]]:
+    config, states = session.config.improvement, [one.state for one in seen]
     if config.candidates == "legal":
         return [session.game.legal_actions(state) for state in states]
-    plies = [visited[state].ply for state in states]
-    job = TableJob(session.versions[ACTOR], session.config.rollout.temperature, states, plies, config.mask_samples)
+    plies, temperature = [one.ply for one in seen], session.config.rollout.temperature
+    job = TableJob(session.versions[ACTOR], temperature, states, plies, config.mask_samples)
     ((_, tables),) = session.on_workers("policy_table", [job])
     return [tuple(a for a, _ in table.most_common() if a is not None)[: config.mask_keep] for table in tables]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nlrl.agents.asking import ask
 from nlrl.agents.roles import ActionInput, Evaluation, SamplesInput
-from nlrl.orchestration.session import Session
+from nlrl.orchestration.speakers import Speakers
 from nlrl.orchestration.stages import targets
 from nlrl.orchestration.stages.outlooks import ahead_of, merge, outlooks, without_leaks
 from nlrl.orchestration.stages.rollout import chunks
@@ -29,7 +29,7 @@ ANY_PLY = 99
 
 
 def evaluate_moves(
-    session: Session, pairs: Sequence[Pair], weights: Weights | None = None
+    session: Speakers, pairs: Sequence[Pair], weights: Weights | None = None
 ) -> dict[Pair, Evaluation | None]:
     """The critic's text for each (state, action), read as the config says; None where no answer could be read.
 
@@ -45,7 +45,7 @@ def evaluate_moves(
     return {pair: _for_all(pair, {name: said[pair, name] for name in names}, weights or {}) for pair in pairs}
 
 
-def ask_critic(session: Session, asked: Sequence[Asked]) -> Opinions:
+def ask_critic(session: Speakers, asked: Sequence[Asked]) -> Opinions:
     """Q's texts."""
     config, role = session.config.improvement, session.student_roles.q
     inputs = [ActionInput(*pair, against) for pair, against in asked]
@@ -60,11 +60,11 @@ def ask_critic(session: Session, asked: Sequence[Asked]) -> Opinions:
     return {one: nearest_to_mean(group) for one, group in zip(asked, groups, strict=True)}
 
 
-def look_ahead(session: Session, asked: Sequence[Asked]) -> Opinions:
+def look_ahead(session: Speakers, asked: Sequence[Asked]) -> Opinions:
     """G1's texts about look-aheads with the current policy, whose ends V evaluates. I is not to argue with evidence
     that the policy will not have, so what cites it is left out."""
     tasks = [_task(session, *one) for one in asked]
-    size = min(targets.PAIRS_AT_ONCE, -(-len(tasks) // len(session.workers)) or 1)
+    size = targets.at_once(session, len(tasks), targets.PAIRS_AT_ONCE)
     jobs = [targets.continue_job(session, part, ahead=True) for part in chunks(tasks, size)]
     parts = dict(session.on_workers("continue_games", jobs))
     found: list[Sequence[Continuation]] = [samples for index in range(len(jobs)) for samples in parts[index]]
@@ -82,7 +82,7 @@ def look_ahead(session: Session, asked: Sequence[Asked]) -> Opinions:
     return {one: without_leaks(reply) for one, reply in zip(asked, replies, strict=True)}
 
 
-def _task(session: Session, pair: Pair, against: str) -> ContinuationTask:
+def _task(session: Speakers, pair: Pair, against: str) -> ContinuationTask:
     state, action = pair
     seed = session.seed("look ahead", session.game.to_text(state), action, against)
     return ContinuationTask(

@@ -26,7 +26,7 @@ from nlrl.agents.roles import (
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs.game import Game
 from nlrl.orchestration.lines import replay
-from nlrl.orchestration.session import Session
+from nlrl.orchestration.speakers import Speakers
 from nlrl.orchestration.worker import Continuation
 
 
@@ -67,7 +67,7 @@ def _is_forfeit(game: Game[Any], line: Line) -> bool:
 
 
 # -- the end, and G2 ---------------------------------------------------------------------------------------------------
-def outlooks(session: Session, found: Sequence[Ahead], value: LanguageModel | None = None) -> list[str]:
+def outlooks(session: Speakers, found: Sequence[Ahead], value: LanguageModel | None = None) -> list[str]:
     """G2's text of each: what was played, and what the critic says of where it led.
 
     Args:
@@ -77,7 +77,7 @@ def outlooks(session: Session, found: Sequence[Ahead], value: LanguageModel | No
     return fuse(session, found, [ends[_end_input(one)] if one.is_open else GAME_OVER for one in found])
 
 
-def fuse(session: Session, found: Sequence[Ahead], successors: Sequence[str]) -> list[str]:
+def fuse(session: Speakers, found: Sequence[Ahead], successors: Sequence[str]) -> list[str]:
     """G2's text of each, given the evaluation of its end. What is longer than the teacher was taught to join is joined
     piece by piece, from the last to the first."""
     language = session.teacher_roles.g2.language
@@ -111,7 +111,7 @@ def _end_input(ahead: Ahead) -> ActionInput | StateInput:
     return ActionInput(ahead.line.end, ahead.next_action, ahead.against)
 
 
-def _end_texts(session: Session, found: Iterable[Ahead], model: LanguageModel) -> dict[ActionInput | StateInput, str]:
+def _end_texts(session: Speakers, found: Iterable[Ahead], model: LanguageModel) -> dict[ActionInput | StateInput, str]:
     asked = list(dict.fromkeys(_end_input(one) for one in found))
     texts: dict[ActionInput | StateInput, str] = {}
     sampling = session.sampling(0.0, expected_number=model.reads_expectations)
@@ -132,7 +132,7 @@ def text_of(reply: Reply[Evaluation]) -> str:
 
 
 # -- G1 ----------------------------------------------------------------------------------------------------------------
-def merge(session: Session, inputs: Sequence[SamplesInput], seeds: Sequence[int]) -> list[Reply[Evaluation]]:
+def merge(session: Speakers, inputs: Sequence[SamplesInput], seeds: Sequence[int]) -> list[Reply[Evaluation]]:
     """G1's answers."""
     return ask(session.teacher, session.teacher_roles.g1, inputs, session.teacher_sampling, seeds)
 

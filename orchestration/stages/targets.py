@@ -12,7 +12,7 @@ cannot be cut is dropped. Both are counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,7 +22,8 @@ from nlrl.agents.metrics.leaks import strip_leaks
 from nlrl.agents.roles import Evaluation, SampleKind, SamplesInput
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
-from nlrl.orchestration.session import ACTOR, Session
+from nlrl.orchestration.session import Session
+from nlrl.orchestration.speakers import ACTOR, Speakers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.outlooks import ahead_of, merge, outlooks, score_of, told
@@ -59,13 +60,14 @@ def run_targets(session: Session, iteration: int) -> None:
     plans = all_plans(session, iteration)
     owed = set(stage.owed([key for plan in plans for key in plan.keys]))
     waiting = [plan for plan in plans if not owed.isdisjoint(plan.keys)]
-    size = min(PAIRS_AT_ONCE, -(-len(waiting) // len(session.workers)) or 1)
+    size = at_once(session, len(waiting), PAIRS_AT_ONCE)
     with stage.writer("targets") as writer, progress(f"iteration {iteration}: targets", len(plans)) as bar:
         bar.advance(len(plans) - len(waiting))
-        for group, samples in _samples(session, list(chunks(waiting, size))):
-            writer.write_many(_records(session, iteration, group, samples))
+        groups = list(chunks(waiting, size))
+        for index, found in session.texts_of(target_records, groups, iteration, plays=True):
+            writer.write_many(found)
             writer.flush()
-            bar.advance(len(group))
+            bar.advance(len(groups[index]))
     stage.commit(summary(stage))
 
 
@@ -104,20 +106,20 @@ def all_plans(session: Session, iteration: int) -> list[Plan]:
     return plans
 
 
-def _samples(session: Session, groups: list[list[Plan]]) -> Iterator[tuple[list[Plan], list[list[Continuation]]]]:
-    """Games played on from each plan's (s, a), group by group as workers finish them."""
-    jobs = [
-        continue_job(
-            session,
-            [
-                ContinuationTask(p.state, p.ply, p.action, p.samples * len(p.keys), p.seed, opponents_of(p.against))
-                for p in group
-            ],
-        )
-        for group in groups
+def target_records(session: Speakers, plans: Sequence[Plan], iteration: int) -> list[dict[str, Any]]:
+    """Plays on from each plan's (s, a), and makes its texts of that."""
+    tasks = [
+        ContinuationTask(p.state, p.ply, p.action, p.samples * len(p.keys), p.seed, opponents_of(p.against))
+        for p in plans
     ]
-    for index, samples in session.on_workers("continue_games", jobs):
-        yield groups[index], samples
+    ((_, samples),) = session.on_workers("continue_games", [continue_job(session, tasks)])
+    return _records(session, iteration, plans, samples)
+
+
+def at_once(session: Speakers, count: int, most: int) -> int:
+    """How many of `count` things one job of a worker is about: each worker has its share, if that is not above
+    `most`."""
+    return min(most, -(-count // session.num_workers) or 1)
 
 
 def opponents_of(against: str) -> tuple[str, ...]:
@@ -125,7 +127,7 @@ def opponents_of(against: str) -> tuple[str, ...]:
     return (against,) if against else ()
 
 
-def continue_job(session: Session, tasks: Sequence[ContinuationTask], ahead: bool = False) -> ContinueJob:
+def continue_job(session: Speakers, tasks: Sequence[ContinuationTask], ahead: bool = False) -> ContinueJob:
     """Games to play on with the current policy, as far as the config's targets want.
 
     Args:
@@ -144,7 +146,7 @@ def continue_job(session: Session, tasks: Sequence[ContinuationTask], ahead: boo
 
 
 def _records(
-    session: Session, iteration: int, plans: Sequence[Plan], samples: Sequence[Sequence[Continuation]]
+    session: Speakers, iteration: int, plans: Sequence[Plan], samples: Sequence[Sequence[Continuation]]
 ) -> list[dict[str, Any]]:
     found = [
         ahead_of(session.game, plan.state, one, plan.against)
@@ -170,7 +172,7 @@ def _records(
 
 
 def _record(
-    session: Session, iteration: int, plan: Plan, key: str, inp: SamplesInput, reply: Reply[Evaluation]
+    session: Speakers, iteration: int, plan: Plan, key: str, inp: SamplesInput, reply: Reply[Evaluation]
 ) -> dict[str, Any]:
     return {
         "schema": 1,

@@ -15,12 +15,18 @@ from nlrl.envs.breakthrough import Breakthrough
 from nlrl.envs.breakthrough.baselines import GUESSES
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
-from nlrl.orchestration.session import CRITIC, Session
+from nlrl.orchestration.session import Session
+from nlrl.orchestration.speakers import CRITIC, Speakers
 from nlrl.orchestration.stages.evaluation import NAME
+from nlrl.orchestration.stages.rollout import chunks
+from nlrl.orchestration.stages.targets import at_once
 from nlrl.orchestration.stages.value_targets import held_out
 from nlrl.orchestration.state_sets import exact_values
 from nlrl.orchestration.statistics import wilson
 from nlrl.orchestration.texts import Asked, bands_of, faithfulness, rounded
+
+POSITIONS_AT_ONCE = 2048
+"""Positions in one job of a rollout worker."""
 
 
 def run_value_evaluation(session: Session, iteration: int) -> dict[str, Any]:
@@ -31,8 +37,12 @@ def run_value_evaluation(session: Session, iteration: int) -> dict[str, Any]:
     measured = held_out(session)[: session.config.value_td.measured or None]
     exact = exact_values(session.game, measured)
     with progress(f"iteration {iteration}: held-out positions", len(measured)) as bar:
-        said = ask_critic(session, measured)
-        bar.advance(len(measured))
+        groups = list(chunks(list(measured), at_once(session, len(measured), POSITIONS_AT_ONCE)))
+        parts = {}
+        for index, part in session.texts_of(ask_critic, groups):
+            parts[index] = part
+            bar.advance(len(part))
+    said = [one for index in range(len(groups)) for one in parts[index]]
     with stage.writer("values") as writer:
         for state, value, (text, evaluation) in zip(measured, exact, said, strict=True):
             writer.write(_record(session, iteration, state, value, text, evaluation))
@@ -50,7 +60,7 @@ def run_value_evaluation(session: Session, iteration: int) -> dict[str, Any]:
     return stage.commit(metrics)["metrics"]
 
 
-def ask_critic(session: Session, states: Sequence[Any]) -> list[tuple[str, Evaluation | None]]:
+def ask_critic(session: Speakers, states: Sequence[Any]) -> list[tuple[str, Evaluation | None]]:
     """V's whole answer about each position, and the evaluation that could be read in it."""
     expected = session.config.improvement.verdict == "expectation" and session.critic.reads_expectations
     sampling = session.sampling(0.0, expected_number=expected)

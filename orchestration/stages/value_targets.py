@@ -20,7 +20,8 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration.lines import replay
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import Record, record_key
-from nlrl.orchestration.session import CRITIC, Session, cores_of
+from nlrl.orchestration.session import Session, cores_of
+from nlrl.orchestration.speakers import CRITIC, Speakers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import targets
 from nlrl.orchestration.stages.imported import held_out_of, look_aheads_of
@@ -130,30 +131,33 @@ def run_labels(session: Session, iteration: int) -> None:
     stage = session.folder.stage(iteration, targets.NAME)
     if stage.is_committed():
         return
-    found = list(_look_aheads(session, iteration))
-    owed = set(stage.owed(one.key for one in found))
-    waiting = [one for one in found if one.key in owed]
+    found = {_label_key(session, iteration, r): r for r in session.folder.stage(0, LOOK_AHEADS).records()}
+    waiting = [found[key] for key in stage.owed(found)]
     with stage.writer("targets") as writer, progress(f"iteration {iteration}: labels", len(found)) as bar:
         bar.advance(len(found) - len(waiting))
-        for group in chunks(waiting, LABELS_AT_ONCE):
-            writer.write_many(_labels(session, iteration, group))
+        groups = list(chunks(waiting, targets.at_once(session, len(waiting), LABELS_AT_ONCE)))
+        for index, labels in session.texts_of(label_records, groups, iteration):
+            writer.write_many(labels)
             writer.flush()
-            bar.advance(len(group))
+            bar.advance(len(groups[index]))
     stage.commit(targets.summary(stage))
 
 
-def _look_aheads(session: Session, iteration: int) -> list[Labelled]:
-    game, config = session.game, session.config
-    found = []
-    for record in session.folder.stage(0, LOOK_AHEADS).records():
-        state = game.parse_text(record["state"])
-        lines = [(replay(game, state, line["actions"], line.get("outcomes")), line["open"]) for line in record["lines"]]
-        key = record_key("label", config.name, config.seed, iteration, record["state"])
-        found.append(Labelled(key, state, [Ahead(line, is_open) for line, is_open in lines]))
-    return found
+def _label_key(session: Speakers, iteration: int, look_ahead: Record) -> str:
+    return record_key("label", session.config.name, session.config.seed, iteration, look_ahead["state"])
 
 
-def _labels(session: Session, iteration: int, group: Sequence[Labelled]) -> list[Record]:
+def _labelled(session: Speakers, iteration: int, look_ahead: Record) -> Labelled:
+    game = session.game
+    state = game.parse_text(look_ahead["state"])
+    lines = [(replay(game, state, one["actions"], one.get("outcomes")), one["open"]) for one in look_ahead["lines"]]
+    key = _label_key(session, iteration, look_ahead)
+    return Labelled(key, state, [Ahead(line, is_open) for line, is_open in lines])
+
+
+def label_records(session: Speakers, look_aheads: Sequence[Record], iteration: int) -> list[Record]:
+    """The labels of positions, given the records of their look-aheads."""
+    group = [_labelled(session, iteration, one) for one in look_aheads]
     texts = iter(outlooks(session, [ahead for one in group for ahead in one.aheads]))
     inputs = [SamplesInput(one.state, None, tuple(next(texts) for _ in one.aheads), "outlooks") for one in group]
     replies = merge(session, inputs, [session.seed("g1", one.key) for one in group])
