@@ -86,7 +86,8 @@ def gauges(replay: Replay, ply: int, source: str = NEAREST) -> tuple[str, str]:
     """The exact value and the one that texts give, both from the first player's view."""
     names = _sides(replay.game)
     exact, said = replay.exact_value(ply), replay.said_value(ply, source)
-    return gauge("exact value, best play", exact, names, exact=True), gauge("value in the text", said, names, exact=False)
+    true = gauge("exact value, best play", exact, names, exact=True)
+    return true, gauge("value in the text", said, names, exact=False)
 
 
 def _sides(game: Game[Any]) -> tuple[str, str]:
