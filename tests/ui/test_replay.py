@@ -163,7 +163,7 @@ def test_unknown_values_are_said_to_be_unknown(tmp_path):
     assert found.plies[0].judgement is None
     assert tables.tablebase(found, 0)[0]["result"] == "unknown"
     exact, said = pictures.gauges(found, 0)
-    assert "exact value: unknown" in exact
+    assert "exact value, best play: unknown" in exact
     assert "value in the text: none" in said
 
 
