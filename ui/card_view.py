@@ -101,6 +101,11 @@ def show_targets(merges: Sequence[Merge], look_aheads: Sequence[str]) -> None:
     merge = merges[at or 0]
     st.caption("In: games played on" if merge.kind == "games" else "In: texts of G2")
     code(numbered(merge.inputs))
+    if merge.fused:
+        with st.expander("What G2 was given for each"):
+            for at, (played, successor) in enumerate(merge.fused, 1):
+                st.caption(f"{at}. The moves, and the evaluation of where they led")
+                code(f"{played}\n{successor}")
     st.caption(harmless(f"Out: {shown(merge.verdict)}" if not merge.failures else f"Out, after {merge.failures}"))
     code(merge.output)
     show_claims(merge.claims)

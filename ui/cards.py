@@ -51,6 +51,8 @@ class Merge:
     failures: tuple[str, ...]
     prompt: tuple[Message, ...] = ()
     claims: tuple[Claim, ...] = ()
+    fused: tuple[tuple[str, str], ...] = ()
+    """Of each text of G2, what it was given: the moves retold, and the evaluation of where they led."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,15 @@ def _merge(game: Game[Any], ply: Ply, record: Record, roles: Roles | None) -> Me
         failures=_texts(record.get("failures")),
         prompt=roles.g1.messages(inp) if roles and samples else (),
         claims=_claims(game, ply.state, action, text),
+        fused=_fused(record.get("fused"), len(samples)),
     )
+
+
+def _fused(found: Any, count: int) -> tuple[tuple[str, str], ...]:
+    """What G2 was given for each sample; empty where the record does not say."""
+    listed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    pairs = tuple((str(one.get("played", "")), str(one.get("successor", ""))) for one in listed)
+    return pairs if len(pairs) == count else ()
 
 
 def _look_aheads(game: Game[Any], ply: Ply) -> Iterator[str]:

@@ -20,7 +20,7 @@ from nlrl.orchestration.records import Record, record_key
 from nlrl.orchestration.session import ACTOR, CRITIC, Session
 from nlrl.orchestration.speakers import TARGET
 from nlrl.orchestration.stages import targets
-from nlrl.orchestration.stages.outlooks import Ahead, ask_once, outlooks
+from nlrl.orchestration.stages.outlooks import Ahead, ask_once, fused, outlooks
 from nlrl.orchestration.stages.policy_table import tabulate
 from nlrl.orchestration.stages.rollout import chunks
 from nlrl.orchestration.stages.training import fine_tune, restored, weight
@@ -76,9 +76,10 @@ def _records(session: Session, iteration: int, group: Sequence[Backup]) -> list[
     aheads = [
         _ahead(backup, action) for backup, action in zip(group, _next_actions(session, iteration, group), strict=True)
     ]
+    found = outlooks(session, aheads, session.target)
     inputs = [
-        SamplesInput(ahead.line.start, ahead.line.actions[0], (text,), "outlooks")
-        for ahead, text in zip(aheads, outlooks(session, aheads, session.target), strict=True)
+        SamplesInput(ahead.line.start, ahead.line.actions[0], (outlook.text,), "outlooks")
+        for ahead, outlook in zip(aheads, found, strict=True)
     ]
     replies = ask_once(session.teacher, session.teacher_roles.g1, inputs, session.teacher_sampling)
     return [
@@ -98,12 +99,13 @@ def _records(session: Session, iteration: int, group: Sequence[Backup]) -> list[
             "next": ahead.next_action,
             "evidence": inp.kind,
             "samples": list(inp.samples),
+            "fused": fused([outlook]),
             "text": reply.completion.text,
             "target": strip_leaks(reply.completion.text) if reply.output else None,
             "verdict": reply.output.verdict if reply.output else None,
             "failures": [failure.reason for failure in reply.failures],
         }
-        for backup, ahead, inp, reply in zip(group, aheads, inputs, replies, strict=True)
+        for backup, ahead, outlook, inp, reply in zip(group, aheads, found, inputs, replies, strict=True)
     ]
 
 

@@ -73,7 +73,7 @@ def look_ahead(session: Speakers, asked: Sequence[Asked]) -> Opinions:
         for (pair, against), samples in zip(asked, found, strict=True)
         for one in samples
     ]
-    lines = iter(outlooks(session, aheads))
+    lines = iter([outlook.text for outlook in outlooks(session, aheads)])
     inputs = [
         SamplesInput(*pair, tuple(next(lines) for _ in samples), "outlooks")
         for (pair, _), samples in zip(asked, found, strict=True)

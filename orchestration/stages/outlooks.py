@@ -42,6 +42,17 @@ class Ahead(NamedTuple):
     """The opponent, for critics that are told."""
 
 
+class Outlook(NamedTuple):
+    """What G2 was given, and what it made of it."""
+
+    played: str
+    """The transition, retold by the descriptor."""
+    successor: str
+    """The evaluation of where it led."""
+    text: str
+    """G2's."""
+
+
 def ahead_of(game: Game[Any], state: Any, found: Continuation, against: str = "") -> Ahead:
     """What a worker played on from a state."""
     line = replay(game, state, found.actions, found.outcomes)
@@ -67,14 +78,21 @@ def _is_forfeit(game: Game[Any], line: Line) -> bool:
 
 
 # -- the end, and G2 ---------------------------------------------------------------------------------------------------
-def outlooks(session: Speakers, found: Sequence[Ahead], value: LanguageModel | None = None) -> list[str]:
-    """G2's text of each: what was played, and what the critic says of where it led.
+def outlooks(session: Speakers, found: Sequence[Ahead], value: LanguageModel | None = None) -> list[Outlook]:
+    """Of each what was played, what the critic says of where it led, and G2's text of both.
 
     Args:
         value: who evaluates; None is the critic.
     """
     ends = _end_texts(session, [one for one in found if one.is_open], value or session.critic)
-    return fuse(session, found, [ends[_end_input(one)] if one.is_open else GAME_OVER for one in found])
+    successors = [ends[_end_input(one)] if one.is_open else GAME_OVER for one in found]
+    played = [told(session.teacher_roles.g2.language, one) for one in found]
+    return list(map(Outlook, played, successors, fuse(session, found, successors)))
+
+
+def fused(found: Iterable[Outlook]) -> list[dict[str, str]]:
+    """What G2 was given for each of a record's samples, for the record: `samples` holds what it made of it."""
+    return [{"played": one.played, "successor": one.successor} for one in found]
 
 
 def fuse(session: Speakers, found: Sequence[Ahead], successors: Sequence[str]) -> list[str]:

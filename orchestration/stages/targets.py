@@ -26,7 +26,7 @@ from nlrl.orchestration.session import Session
 from nlrl.orchestration.speakers import ACTOR, Speakers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
-from nlrl.orchestration.stages.outlooks import ahead_of, merge, outlooks, score_of, told
+from nlrl.orchestration.stages.outlooks import ahead_of, fused, merge, outlooks, score_of, told
 from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
 from nlrl.orchestration.worker import Continuation, ContinuationTask, ContinueJob
 
@@ -155,19 +155,21 @@ def _records(
     ]
     kind: SampleKind = "games" if session.config.targets.kind == "mc" else "outlooks"
     language = session.teacher_roles.g1.language
-    lines = iter([told(language, one) for one in found] if kind == "games" else outlooks(session, found))
+    joined = [] if kind == "games" else outlooks(session, found)
+    lines = iter([one.text for one in joined] or [told(language, one) for one in found])
     measured = kind == "games" and session.config.critic.replay.kind == "prioritised"
     scores = iter([score_of(language, one) for one in found] if measured else ())
-    inputs, owners, outcomes = [], [], []
+    given, inputs, owners, more = iter(joined), [], [], []
     for plan in plans:
         for key in plan.keys:
             inputs.append(SamplesInput(plan.state, plan.action, tuple(islice(lines, plan.samples)), kind))
             owners.append((plan, key))
-            outcomes.append({"outcome": math.fsum(islice(scores, plan.samples)) / plan.samples} if measured else {})
+            outcome = {"outcome": math.fsum(islice(scores, plan.samples)) / plan.samples} if measured else {}
+            more.append(outcome | ({"fused": fused(islice(given, plan.samples))} if joined else {}))
     replies = merge(session, inputs, [session.seed("g1", key) for _, key in owners])
     return [
-        _record(session, iteration, plan, key, inp, reply) | outcome
-        for (plan, key), inp, reply, outcome in zip(owners, inputs, replies, outcomes, strict=True)
+        _record(session, iteration, plan, key, inp, reply) | extra
+        for (plan, key), inp, reply, extra in zip(owners, inputs, replies, more, strict=True)
     ]
 
 

@@ -25,7 +25,7 @@ from nlrl.orchestration.speakers import CRITIC, Speakers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import targets
 from nlrl.orchestration.stages.imported import held_out_of, look_aheads_of
-from nlrl.orchestration.stages.outlooks import Ahead, merge, outlooks
+from nlrl.orchestration.stages.outlooks import Ahead, fused, merge, outlooks
 from nlrl.orchestration.stages.rollout import chunks
 from nlrl.orchestration.state_sets import StateSet, StateSetConfig, state_set
 from nlrl.orchestration.worker import Continuation, ContinuationTask, LookAheadJob
@@ -158,8 +158,10 @@ def _labelled(session: Speakers, iteration: int, look_ahead: Record) -> Labelled
 def label_records(session: Speakers, look_aheads: Sequence[Record], iteration: int) -> list[Record]:
     """The labels of positions, given the records of their look-aheads."""
     group = [_labelled(session, iteration, one) for one in look_aheads]
-    texts = iter(outlooks(session, [ahead for one in group for ahead in one.aheads]))
-    inputs = [SamplesInput(one.state, None, tuple(next(texts) for _ in one.aheads), "outlooks") for one in group]
+    found = iter(outlooks(session, [ahead for one in group for ahead in one.aheads]))
+    samples = [[next(found) for _ in one.aheads] for one in group]
+    texts = (tuple(outlook.text for outlook in ones) for ones in samples)
+    inputs = [SamplesInput(one.state, None, said, "outlooks") for one, said in zip(group, texts, strict=True)]
     replies = merge(session, inputs, [session.seed("g1", one.key) for one in group])
     return [
         {
@@ -174,10 +176,11 @@ def label_records(session: Speakers, look_aheads: Sequence[Record], iteration: i
             "policy": session.versions[CRITIC],
             "evidence": inp.kind,
             "samples": list(inp.samples),
+            "fused": fused(ones),
             "text": reply.completion.text,
             "target": strip_leaks(reply.completion.text) if reply.output else None,
             "verdict": reply.output.verdict if reply.output else None,
             "failures": [failure.reason for failure in reply.failures],
         }
-        for one, inp, reply in zip(group, inputs, replies, strict=True)
+        for one, ones, inp, reply in zip(group, samples, inputs, replies, strict=True)
     ]

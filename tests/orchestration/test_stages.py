@@ -229,8 +229,16 @@ def test_td_asks_g2_for_each_look_ahead_and_g1_for_their_merger_in_separate_call
     for record in records(one, "targets"):
         assert record["evidence"] == "outlooks"
         assert set(record["samples"]) <= fused
+        assert_g2_was_given(record["fused"], record["samples"], prompts(watched, G2))
         verdicts = [float(re.findall(r"[+-]\d\.\d\d", sample)[-1]) for sample in record["samples"]]
         assert record["verdict"] == pytest.approx(sum(verdicts) / len(verdicts), abs=0.006)
+
+
+def assert_g2_was_given(fused, samples, asked):
+    """The record's inputs of G2 are those of its prompts, one for each sample."""
+    assert len(fused) == len(samples)
+    for given in fused:
+        assert any(given["played"] in prompt and given["successor"] in prompt for prompt in asked)
 
 
 def g2_answers(one, watched):

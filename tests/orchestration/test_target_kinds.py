@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from nlrl.agents.language import Line
-from nlrl.agents.roles import ActionInput, Evaluation, StateInput
+from nlrl.agents.roles import GAME_OVER, ActionInput, Evaluation, StateInput
 from nlrl.envs import make
 from nlrl.envs.opponents import TabularPolicy, make_opponent
 from nlrl.envs.oracle import oracle_for
@@ -114,7 +114,10 @@ def test_what_is_longer_than_the_teacher_knows_is_joined_from_the_end(session):
         states.append(GAME.apply(states[-1], action).state)
     for start in range(5):
         line = Line(tuple(states[start:]), moves[start:])
-        (text,) = outlooks(one, [Ahead(line)])
+        (found,) = outlooks(one, [Ahead(line)])
+        text = found.text
+        assert found.successor == GAME_OVER
+        assert str(moves[start] + 1) in found.played
         assert ("+1.00" if start % 2 == 0 else "-1.00") in text
         assert text.count("1.00") == 1
 

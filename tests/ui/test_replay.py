@@ -14,7 +14,7 @@ from nlrl.ui.replay import load_replay, make_replay, who_plays
 from nlrl.ui.said import CHOICE, MOVE, OWN, POSITION, TARGET, nearest, own_verdict, policy_of, said_about
 
 from .replayed import CHOICE as CHOSEN
-from .replayed import CONFIG, EVIL, GAME, KEY, PLAYED, POLICY, START, TARGETS, write_played
+from .replayed import CONFIG, EVIL, GAME, KEY, PLAYED, POLICY, STAGES, START, TARGETS, write_played
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,24 @@ def test_a_card_holds_prompt_answer_candidates_and_targets(run, replay):
     assert card.merges[0].inputs[0] == "O5 X2 O1, draw"
     assert card.merges[0].learned.startswith("O has the middle")
     assert card.merges[1].failures == ("missing",)
+
+
+@pytest.mark.parametrize(
+    ("fused", "shown"),
+    [
+        ([{"played": "O5 X2", "successor": f"level {EVIL}"}], (("O5 X2", f"level {EVIL}"),)),
+        ([], ()),
+        ("O5", ()),
+        ([1], ()),
+        (None, ()),
+    ],
+)
+def test_a_target_says_what_g2_was_given_where_that_is_kept(tmp_path, fused, shown):
+    target = {**TARGETS[0], "evidence": "outlooks", "samples": ["level"], "fused": fused}
+    run = write_run(tmp_path / "run", config=CONFIG, records={**STAGES, "001/targets": [target]})
+    card = make_card(load_replay(run, "001/rollout", KEY), 0, run_config(run))
+    assert card.merges[0].kind == "outlooks"
+    assert card.merges[0].fused == shown
 
 
 def test_retries_and_latency_are_told_where_they_are_recorded(run, replay):

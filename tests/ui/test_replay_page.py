@@ -10,7 +10,20 @@ from nlrl.testing import write_run
 from nlrl.ui.pages import replay as page
 from nlrl.ui.player import Playing, clamped
 
-from .replayed import CONFIG, EVIL, KEY, PLAYED, REPLY, draw, open_page, params, words, write_played
+from .replayed import (
+    CONFIG,
+    EVIL,
+    KEY,
+    PLAYED,
+    REPLY,
+    STAGES,
+    TARGETS,
+    draw,
+    open_page,
+    params,
+    words,
+    write_played,
+)
 
 PLACE = {"run": "run", "stage": "001/rollout", "game": KEY}
 LAST = len(PLAYED["actions"])
@@ -253,3 +266,11 @@ def test_every_game_is_shown(tmp_path, name):
     app = open_page("replay", tmp_path, **PLACE, ply="2")
     assert not app.error
     assert len(app.dataframe[1].value) == 4
+
+
+def test_a_target_shows_the_moves_and_the_evaluation_that_g2_was_given(tmp_path):
+    fused = [{"played": "O5 X2, then open", "successor": f"level {EVIL}"}]
+    target = {**TARGETS[0], "evidence": "outlooks", "samples": ["level"], "fused": fused}
+    write_run(tmp_path / "run", config=CONFIG, records={**STAGES, "001/targets": [target]})
+    app = open_page("replay", tmp_path, **PLACE)
+    assert f"O5 X2, then open\nlevel {EVIL}" in [block.value for block in app.code]
