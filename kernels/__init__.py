@@ -6,6 +6,8 @@ the first call that needs it, never before. `nlrl.kernels.providers()` says what
 """
 
 from nlrl.kernels.adam_normalise.reference import adam_normalise as _adam_normalise
+from nlrl.kernels.bit_linear.eager import bit_linear as _eager_bit_linear
+from nlrl.kernels.bit_linear.reference import bit_linear as _bit_linear
 from nlrl.kernels.causal_conv1d.eager import causal_conv1d as _eager_causal_conv1d
 from nlrl.kernels.causal_conv1d.reference import causal_conv1d as _causal_conv1d
 from nlrl.kernels.diff_attention.eager import diff_attention as _eager_diff_attention
@@ -29,6 +31,7 @@ from nlrl.kernels.unit_lerp.eager import unit_lerp as _eager_unit_lerp
 from nlrl.kernels.unit_lerp.reference import unit_lerp as _unit_lerp
 
 adam_normalise = Op(_adam_normalise, _adam_normalise, triton="nlrl.kernels.adam_normalise.triton:adam_normalise")
+bit_linear = Op(_bit_linear, _eager_bit_linear, triton="nlrl.kernels.bit_linear.triton:bit_linear")
 causal_conv1d = Op(_causal_conv1d, _eager_causal_conv1d, triton="nlrl.kernels.causal_conv1d.triton:causal_conv1d")
 diff_attention = Op(
     _diff_attention,
@@ -70,6 +73,7 @@ __all__ = [
     "Op",
     "OpProviders",
     "adam_normalise",
+    "bit_linear",
     "causal_conv1d",
     "diff_attention",
     "ops",

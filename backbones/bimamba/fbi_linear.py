@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nlrl import kernels
+
 
 class FBILinear(nn.Module):
     """A matrix whose signs count. The weights they are the signs of are latent: the optimizer moves them."""
@@ -63,15 +65,11 @@ def signs(weight: Tensor) -> Tensor:
     return _Sign.apply(weight)  # pyright: ignore[reportReturnType]
 
 
-BLOCK_WEIGHTS = 1 << 18
-"""Weights unpacked at once on a CPU: what stays in a core's caches. Other devices unpack whole matrices."""
-
-
 class PackedFBILinear(nn.Module):
     """An `FBILinear` that holds its signs as bits: the same function, 1 bit a weight. Scales and shifts can be trained,
     signs cannot.
 
-    The matrix is unpacked to multiply by it, a block of rows at a time, and dropped.
+    On a CPU the matrix is unpacked to multiply by it, a block of rows at a time, and dropped; a GPU reads bits.
     """
 
     bits: Tensor
@@ -86,26 +84,7 @@ class PackedFBILinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: `(..., inputs)`. Returns: `(..., outputs)`."""
-        scaled, shift = x * self.alpha, (x * self.beta).sum(-1, keepdim=True)
-        rows = max(1, BLOCK_WEIGHTS // self.inputs) if x.device.type == "cpu" else len(self.bits)
-        blocks = [F.linear(scaled, unpack_signs(bits, self.inputs, scaled.dtype)) for bits in self.bits.split(rows)]
-        y = torch.cat(blocks, -1) if len(blocks) > 1 else blocks[0]
-        return y + shift.to(y.dtype)
-
-
-def pack_signs(weight: Tensor) -> Tensor:
-    """The signs of `(outputs, inputs)` as uint8 `(outputs, inputs / 8, rounded up)`: eight weights of a row are a byte,
-    the first in its lowest bit; a set bit is +1."""
-    positive = F.pad((~weight.signbit()).to(torch.uint8), (0, -weight.shape[1] % 8))
-    places = torch.arange(8, dtype=torch.uint8, device=weight.device)
-    return (positive.unflatten(1, (-1, 8)) << places).sum(-1, dtype=torch.uint8)
-
-
-def unpack_signs(bits: Tensor, inputs: int, dtype: torch.dtype) -> Tensor:
-    """+1 and -1, `(outputs, inputs)`, of what `pack_signs` made."""
-    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
-    ones = (bits[..., None] >> places) & 1
-    return ones.flatten(1)[:, :inputs].to(dtype).mul_(2).sub_(1)
+        return kernels.bit_linear(x, self.bits, self.alpha, self.beta)
 
 
 class _Sign(torch.autograd.Function):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from nlrl.backbones import checkpoint
-from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, pack_signs, unpack_signs
+from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear
 from nlrl.backbones.bimamba.network import BiMambaNetwork
 from nlrl.errors import NLRLError
+from nlrl.kernels.bit_linear.reference import pack_signs, unpack_signs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

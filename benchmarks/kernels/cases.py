@@ -92,6 +92,14 @@ def _stepped(result: None, inputs: Inputs) -> dict[str, Tensor]:
     return {name: inputs[name] for name in ("weight", "exp_avg", "exp_avg_sq")}
 
 
+def bit_linear(draw: Draw, rows: int, inputs: int, outputs: int) -> Inputs:
+    bits = torch.randint(0, 256, (outputs, -(-inputs // 8)), generator=draw._generator, device=draw.device)
+    return {
+        "x": draw.normal(rows, inputs), "bits": bits.to(torch.uint8),
+        "alpha": draw.normal(inputs), "beta": 0.1 * draw.normal(inputs),
+    }  # fmt: skip
+
+
 def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
     angle = 6.28 * draw.share(1, time, 1, head_dim // 2)
     return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
@@ -196,6 +204,7 @@ _SCAN_LEAVES = ("x", "delta", "A", "B", "C", "D")
 CASES: dict[str, Case] = {
     "unit_lerp": Case(unit_lerp, ("h", "x", "a")),
     "adam_normalise": Case(adam_normalise, outputs=_stepped),
+    "bit_linear": Case(bit_linear),
     "rotary": Case(rotary, ("x",)),
     "swiglu": Case(swiglu, ("up_gate",)),
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),

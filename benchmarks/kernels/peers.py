@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.kernels.adam_normalise.reference import SMALLEST_NORM
+from nlrl.kernels.bit_linear.reference import unpack_signs
 from nlrl.kernels.paged_attention.reference import PAGE
 from nlrl.kernels.peers import PEERS, SSD_CHUNK
 
@@ -293,10 +294,38 @@ def _causal(time: int, device: torch.device):
     return create_block_mask(lambda b, h, q, k: q >= k, None, None, time, time, device=device)  # pyright: ignore
 
 
+def _dense_matrix(inputs: Inputs) -> Inputs:
+    """x, and the matrix that signs, scales and shifts say."""
+    x = inputs["x"]
+    signs = unpack_signs(inputs["bits"], x.shape[1], x.dtype)
+    return {"input": x, "weight": signs * inputs["alpha"] + inputs["beta"]}
+
+
+def _gemlite_layer(inputs: Inputs) -> Inputs:
+    """alpha x, and a layer that multiplies by the signs: its scales belong to outputs, so it does not do alpha."""
+    from gemlite.core import DType, GemLiteLinearTriton
+
+    x, kind = inputs["x"], {torch.float16: DType.FP16, torch.bfloat16: DType.BF16}[inputs["x"].dtype]
+    signs = unpack_signs(inputs["bits"], x.shape[1], x.dtype)
+    size = {"in_features": x.shape[1], "out_features": len(signs), "group_size": x.shape[1]}
+    layer = GemLiteLinearTriton(W_nbits=1, input_dtype=kind, output_dtype=kind, **size)
+    row = x.new_ones(len(signs), 1)
+    layer.pack((signs > 0).to(torch.uint8), 2 * row, row / 2)
+    return {"x": x * inputs["alpha"], "layer": layer}
+
+
+def gemlite_linear(x: Tensor, layer: Any) -> Tensor:
+    return layer(x)
+
+
 PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "adam_normalise": {
         "fused AdamW alone": BenchPeer("torch", adamw_alone, same=False),
         "fused AdamW + norm": BenchPeer("torch", adamw_and_norm),
+    },
+    "bit_linear": {
+        "matrix in 2 bytes": BenchPeer("torch", F.linear, prepare=_dense_matrix, same=False),
+        "gemlite": BenchPeer("gemlite", gemlite_linear, prepare=_gemlite_layer, same=False),
     },
     "rotary": {"fla": BenchPeer("fla", fla_rotary)},
     "swiglu": {

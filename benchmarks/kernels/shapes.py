@@ -49,6 +49,10 @@ def _diff(batch: int, time: int, heads: int, width: int) -> dict[str, int]:
     return {"batch": batch, "time": time, "heads": heads, "kv_heads": heads, "width": width}
 
 
+def _bits(rows: int, inputs: int, outputs: int) -> dict[str, int]:
+    return {"rows": rows, "inputs": inputs, "outputs": outputs}
+
+
 def _paged(rows: int, context: int, heads: int, kv_heads: int, key_dim: int, v_heads: int = 0, value_dim: int = 0):
     return {
         "rows": rows, "context": context, "heads": heads, "kv_heads": kv_heads, "v_heads": v_heads or kv_heads,
@@ -71,6 +75,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
             Timed({"rows": 32000, "columns": 1280, "axis": 1, "rounded": 1}, FORWARD, "float32"),
             Timed({"rows": 1280, "columns": 5120, "axis": 0, "rounded": 1}, FORWARD, "float32"),
         ],
+    },
+    "bit_linear": {
+        "small": [_decode(_bits(rows, 192, 768)) for rows in (1, 64)],
+        "paper": [_decode(_bits(rows, 8192, 8192)) for rows in (1, 16, 64, 256)] + [_decode(_bits(1, 2560, 10576))],
     },
     "rotary": {
         "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
@@ -123,6 +131,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"rows": 13, "columns": 40, "axis": 1, "rounded": 1},
         {"rows": 40, "columns": 13, "axis": 0, "rounded": 0},
     ],
+    "bit_linear": [_bits(1, 100, 70), _bits(17, 203, 40)],
     "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "swiglu": [{"tokens": 17, "channels": 70}],
     "causal_conv1d": [
@@ -158,6 +167,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.5, "torch.compile", ALL),
     ],
     "adam_normalise": [Target(1 / 1.15, "fused AdamW alone")],
+    "bit_linear": [Target(1.0, "matrix in 2 bytes"), Target(1.5, "gemlite")],
     "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
     "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
     "causal_conv1d": [

@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -17,12 +18,13 @@ from transformers import (
 
 import nlrl.backbones
 from nlrl.backbones import BiMambaConfig, BiMambaForCausalLM, StateCache, save_packed, to_hf_mamba2
-from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, pack_signs, unpack_signs
+from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear
 from nlrl.backbones.bimamba.network import Context, Mixer
 from nlrl.backbones.bimamba.packed import pack, unpack
 from nlrl.backbones.engine import Engine
 from nlrl.backbones.language_model import Request, Sampling
 from nlrl.errors import NLRLError
+from nlrl.kernels.bit_linear.reference import pack_signs, unpack_signs
 
 VOCABULARY = 32
 SIZES = dict(vocab_size=VOCABULARY, hidden_size=24, num_hidden_layers=2, head_dim=8, state_size=6, chunk_size=4)
@@ -211,7 +213,7 @@ def test_zeros_and_what_rounds_to_zero_keep_one_sign_everywhere():
 @pytest.mark.parametrize("block", [1, 26, 1 << 18])
 @torch.no_grad()
 def test_a_packed_matrix_is_the_same_function_in_any_blocks(block, monkeypatch):
-    monkeypatch.setattr("nlrl.backbones.bimamba.fbi_linear.BLOCK_WEIGHTS", block)
+    monkeypatch.setattr(import_module("nlrl.kernels.bit_linear.eager"), "BLOCK_WEIGHTS", block)
     binary, x = linear(), torch.randn(2, 5, 13, dtype=torch.float64)
     torch.testing.assert_close(packed_linear(binary)(x), binary(x), rtol=1e-13, atol=1e-13)
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear, unpack_signs
+from nlrl.backbones.bimamba.fbi_linear import FBILinear, PackedFBILinear
 from nlrl.backbones.bimamba.network import BiMambaNetwork
 from nlrl.backbones.engine.cpu.pack import Layer, Packed, gated, panels, scaled_queries, table, turn_table
 from nlrl.backbones.engine.cpu.states import hymba_state, windows_and_states
 from nlrl.backbones.hymba.network import HymbaNetwork
 from nlrl.backbones.rotary import rotary
+from nlrl.kernels.bit_linear.reference import unpack_signs
 
 
 def bimamba(model: BiMambaNetwork, lanes: int) -> Packed:
