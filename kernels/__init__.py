@@ -15,6 +15,8 @@ from nlrl.kernels.diff_attention.node import node as _diff_attention_node
 from nlrl.kernels.diff_attention.reference import diff_attention as _diff_attention
 from nlrl.kernels.dispatch import Op, OpProviders, describe
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
+from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
+from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
 from nlrl.kernels.rotary.eager import rotary as _eager_rotary
 from nlrl.kernels.rotary.reference import rotary as _rotary
 from nlrl.kernels.sample.reference import sample as _sample
@@ -41,6 +43,12 @@ diff_attention = Op(
     node=_diff_attention_node,
 )
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
+prefix_attention = Op(
+    _prefix_attention,
+    _eager_prefix_attention,
+    triton="nlrl.kernels.prefix_attention.triton:prefix_attention",
+    compiled=_eager_prefix_attention,
+)
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")
 sample = Op(_sample, _sample, triton="nlrl.kernels.sample.triton:sample")
 selective_scan = Op(
@@ -78,6 +86,7 @@ __all__ = [
     "diff_attention",
     "ops",
     "paged_attention",
+    "prefix_attention",
     "providers",
     "rotary",
     "sample",

@@ -30,6 +30,7 @@ from nlrl.backbones.engine.scheduler import Chunk
 from nlrl.backbones.engine.sequence import Sequence
 from nlrl.backbones.engine.store import Store
 from nlrl.backbones.engine.transfer import Download, upload
+from nlrl.backbones.hymba.state import PagedHymbaState
 from nlrl.backbones.kv_cache import PagedKVCache
 from nlrl.backbones.padding import passes
 from nlrl.backbones.sampler import NumberTokens, filtered
@@ -226,7 +227,7 @@ class Runner:
         positions = torch.where(filled, starts[:, None] + torch.arange(ids.shape[1], device=self.device), -1)
         taken = self.store.state.select(where)
         state = taken.view(slice(None), max(chunk.end for chunk in chunks))
-        if isinstance(state, PagedKVCache):
+        if isinstance(state, PagedKVCache | PagedHymbaState):
             state = replace(state, fresh=all(chunk.start == 0 for chunk in chunks))
         hidden = self.model.hidden(ids, positions, state=state)
         self.store.bring_back(taken, where)

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from nlrl import kernels
 from nlrl.backbones.hymba.fields import HymbaFields
-from nlrl.backbones.hymba.places import Call, masks, visible_in_call, write
+from nlrl.backbones.hymba.places import Call, masks, spans_of, visible_in_call, write
 from nlrl.backbones.hymba.prefix import MetaTokens, Prefix
 from nlrl.backbones.hymba.state import HymbaState, PagedHymbaState
 from nlrl.backbones.network import CheckpointedLayer, Network
 from nlrl.backbones.rotary import angles, frequencies, rotary
+from nlrl.kernels.prefix_attention.eager import masked_attention
 
 
 class Writer(nn.Linear):
@@ -67,10 +68,13 @@ class Shared(NamedTuple):
     cos: Tensor
     sin: Tensor
     positions: Tensor
-    whole: Tensor
-    """bool `(batch, 1, time, keys)`: what global layers see, in the order of `Seen`."""
-    window: Tensor
+    whole: Tensor | None
+    """bool `(batch, 1, time, keys)`: what global layers see, in the order of `Seen`. None where there are `spans`."""
+    window: Tensor | None
     """The same for windowed layers."""
+    spans: tuple[Tensor | None, Tensor | None] | None
+    """Of the call's own tokens the first that each sees, `(batch, time)`, in global and in windowed layers (None: the
+    first of all), where nothing but them and the meta tokens is seen and a kernel skips what masks would hide."""
     call: Call
     prefix: Prefix
     state: HymbaState | None
@@ -143,7 +147,10 @@ class Attention(nn.Module):
             seen = self._seen(key.transpose(1, 2), value.transpose(1, 2), shared)
         assert seen is not None
         query = rotary(parts[0].unflatten(-1, (-1, self.head_dim)), shared.cos, shared.sin, interleaved=False)
+        if shared.spans is not None:
+            return attend_spans(query, seen, shared.spans[0 if self.is_global else 1]), seen, left
         mask = shared.whole if self.is_global else shared.window
+        assert mask is not None
         return attend(query, seen, mask), seen, left
 
     def _seen(self, key: Tensor, value: Tensor, shared: Shared) -> Seen:
@@ -153,9 +160,11 @@ class Attention(nn.Module):
         seen, prefix, state, i = Seen([], []), shared.prefix, shared.state, self.index_of_kind
         if prefix.keys is not None and prefix.values is not None:
             seen.add(prefix.keys[self.index][None], prefix.values[self.index][None])
-        if state is not None and self.is_global:
+        if state is not None and self.is_global and shared.spans is None:
             key, value = state.write_whole(i, key, value, shared.call)
-        elif state is not None:
+        elif state is not None and self.is_global:
+            state.keep_whole(i, key, value, shared.call)
+        elif state is not None and shared.spans is None:
             seen.add(state.ring_keys[i], state.ring_values[i])
         seen.add(key, value)
         return seen
@@ -164,6 +173,16 @@ class Attention(nn.Module):
         if left.key is not None and left.value is not None and not self.is_global:
             write(state.ring_keys[self.index_of_kind], left.key, call)
             write(state.ring_values[self.index_of_kind], left.value, call)
+
+
+def attend_spans(query: Tensor, seen: Seen, starts: Tensor | None) -> Tensor:
+    """The same where the meta tokens and a span of the call's own are seen.
+
+    Args: starts: `(batch, time)`, as `Shared.spans` has them.
+    """
+    key, value = seen.keys[-1].transpose(1, 2), seen.values[-1].transpose(1, 2)
+    prefix = (seen.keys[0][0], seen.values[0][0]) if len(seen.keys) > 1 else (None, None)
+    return kernels.prefix_attention(query, key, value, *prefix, starts).flatten(2)
 
 
 def attend(query: Tensor, seen: Seen, mask: Tensor) -> Tensor:
@@ -179,13 +198,7 @@ def attend(query: Tensor, seen: Seen, mask: Tensor) -> Tensor:
     keys, values = (
         torch.cat([part.to(query.dtype).expand(len(query), -1, -1, -1) for part in parts], 2) for parts in seen
     )
-    copies, widths = query.shape[2] // keys.shape[1], (query.shape[-1], values.shape[-1])
-    query = query.transpose(1, 2)
-    keys, values = keys.repeat_interleave(copies, 1), values.repeat_interleave(copies, 1)
-    if not query.is_cuda:  # the CPU's fused kernel, which keeps no scores, takes keys and values of one width only
-        query, keys, values = (F.pad(part, (0, max(widths) - part.shape[-1])) for part in (query, keys, values))
-    y = F.scaled_dot_product_attention(query, keys, values, mask, scale=widths[0] ** -0.5)
-    return y[..., : widths[1]].transpose(1, 2).flatten(2)
+    return masked_attention(query.transpose(1, 2), keys, values, mask).transpose(1, 2).flatten(2)
 
 
 def _attend_one(query: Tensor, seen: Seen, mask: Tensor) -> Tensor:
@@ -267,6 +280,11 @@ class Layer(CheckpointedLayer):
         return x + self.mlp(self.mlp_norm(x)), seen, left
 
 
+def takes_spans(x: Tensor, state: HymbaState | None) -> bool:
+    """Whether a call's tokens see nothing but the meta tokens and each other, and a kernel is made for that."""
+    return x.is_cuda and x.shape[1] > 1 and (state is None or state.fresh)
+
+
 class HymbaNetwork(Network):
     """Hymba; see `Network` for its methods. `from_pretrained` reads NVIDIA's checkpoints too."""
 
@@ -324,7 +342,8 @@ class HymbaNetwork(Network):
         positions = torch.arange(x.shape[1], device=x.device)[None]
         shared = self._shared(x, positions - self.config.num_memory_tokens, None, None, Prefix())
         seen_all = visible_in_call(positions)
-        shared = shared._replace(positions=positions, whole=seen_all, window=seen_all)
+        spans = None if shared.spans is None else (None, None)
+        shared = shared._replace(positions=positions, whole=seen_all, window=seen_all, spans=spans)
         left = self._run(x, shared, keeps=True)[1]
 
         def stacked(field: str) -> Tensor | None:
@@ -345,5 +364,9 @@ class HymbaNetwork(Network):
         c, call = self.config, Call.of(position_ids)
         turns = frequencies(c.head_dim, {"rope_theta": c.rope_base}, x)
         cos, sin = angles(position_ids + c.num_memory_tokens, turns)
-        whole, window = masks(call, mask, state, c.reach, c.num_memory_tokens)
-        return Shared(cos, sin, position_ids, whole, window, call, prefix, state)
+        spans, whole, window = None, None, None
+        if takes_spans(x, state):
+            spans = spans_of(call, mask, c.reach)
+        else:
+            whole, window = masks(call, mask, state, c.reach, c.num_memory_tokens)
+        return Shared(cos, sin, position_ids, whole, window, spans, call, prefix, state)

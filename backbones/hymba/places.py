@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlrl.backbones.attention import first_visible
+
 if TYPE_CHECKING:
     from nlrl.backbones.hymba.state import HymbaState
 
@@ -72,6 +74,18 @@ def masks(call: Call, mask: Tensor | None, state: HymbaState | None, reach: int,
         ring = (held >= 0)[:, None, None] & within(call.positions, held, reach)
         window = torch.cat((ring, window), -1)
     return F.pad(whole, (meta, 0), value=True), F.pad(window, (meta, 0), value=True)
+
+
+def spans_of(call: Call, mask: Tensor | None, reach: int) -> tuple[Tensor, Tensor]:
+    """What `masks` says of calls without earlier text, as the first of the call's own tokens that each token sees: in
+    global and in windowed layers, `(batch, time)` int32 each, never falling along a row.
+
+    Args: mask: of documents one behind the other; each token sees all tokens from some one on.
+    """
+    token = torch.arange(call.positions.shape[1], device=call.positions.device)
+    whole = torch.where(call.positions >= 0, call.offset, token) if mask is None else first_visible(mask)
+    whole = whole.int().expand(call.positions.shape)
+    return whole, torch.maximum(whole, (token - reach).int())
 
 
 def within(queries: Tensor, keys: Tensor, reach: int) -> Tensor:

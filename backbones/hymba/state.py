@@ -73,6 +73,11 @@ class HymbaState(DecodeState):
         )
 
     @property
+    def fresh(self) -> bool:
+        """Whether a call's rows are known to begin with it, so that they see nothing older."""
+        return False
+
+    @property
     def length(self) -> int:
         return self.room
 
@@ -81,11 +86,15 @@ class HymbaState(DecodeState):
         """Text positions that a global layer sees at most."""
         return self.whole_keys.shape[3]
 
+    def keep_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> None:
+        """As `write_whole`, for a call that sees its own tokens alone."""
+        write(self.whole_keys[i], key, call)
+        write(self.whole_values[i], value, call)
+
     def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """Stores the keys and values of a call's tokens for the i-th global layer that keeps any, each `(batch,
         kv_heads, time, width)`; returns all of the layer's, `(batch, kv_heads, whole_slots, width)`."""
-        write(self.whole_keys[i], key, call)
-        write(self.whole_values[i], value, call)
+        self.keep_whole(i, key, value, call)
         return self.whole_keys[i], self.whole_values[i]
 
     @property
@@ -114,6 +123,7 @@ class PagedHymbaState(HymbaState):
 
     table: Tensor
     """As in `PagedKVCache`."""
+    fresh: bool = False  # pyright: ignore[reportIncompatibleMethodOverride]
     AXES: ClassVar[dict[str, Axes]] = HymbaState.AXES | {
         "whole_keys": (None, None), "whole_values": (None, None), "table": (0, None),
     }  # fmt: skip
@@ -134,10 +144,13 @@ class PagedHymbaState(HymbaState):
     def whole_slots(self) -> int:
         return self.table.shape[1] * PAGE
 
-    def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    def keep_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> None:
         where = page_of(self.table, call.positions), call.positions % PAGE
         write_pages(self.whole_keys[i], key.transpose(1, 2), where)
         write_pages(self.whole_values[i], value.transpose(1, 2), where)
+
+    def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        self.keep_whole(i, key, value, call)
         return read_pages(self.whole_keys[i], self.table), read_pages(self.whole_values[i], self.table)
 
     def view(self, rows: slice, length: int) -> PagedHymbaState:

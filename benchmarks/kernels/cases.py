@@ -159,6 +159,21 @@ def diff_attention(
     return inputs | ({"starts": (at // 17 * 17).expand(batch, time)} if documents else {})
 
 
+def prefix_attention(
+    draw: Draw, batch: int, time: int, heads: int, kv_heads: int, key_dim: int, value_dim: int, prefix: int,
+    window: int, documents: bool = False,
+) -> Inputs:  # fmt: skip
+    at = torch.arange(time, device=draw.device)
+    first = at // 17 * 17 if documents else torch.zeros_like(at)
+    starts = torch.maximum(first, at - window) if window else first
+    return {
+        "query": draw.normal(batch, time, heads, key_dim), "key": draw.normal(batch, time, kv_heads, key_dim),
+        "value": draw.normal(batch, time, kv_heads, value_dim),
+        "prefix_key": draw.normal(kv_heads, prefix, key_dim), "prefix_value": draw.normal(kv_heads, prefix, value_dim),
+        "starts": starts.expand(batch, time) if window or documents else None,
+    }  # fmt: skip
+
+
 def paged_attention(
     draw: Draw, rows: int, context: int, heads: int, kv_heads: int, v_heads: int, key_dim: int, value_dim: int
 ) -> Inputs:
@@ -211,6 +226,7 @@ CASES: dict[str, Case] = {
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
+    "prefix_attention": Case(prefix_attention, ("query", "key", "value", "prefix_key", "prefix_value")),
     "paged_attention": Case(paged_attention),
     "sample": Case(sample, outputs=_drawn),
 }

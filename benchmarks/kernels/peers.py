@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlrl.benchmarks.kernels import attention_peers as attention
 from nlrl.kernels.adam_normalise.reference import SMALLEST_NORM
 from nlrl.kernels.bit_linear.reference import unpack_signs
 from nlrl.kernels.paged_attention.reference import PAGE
@@ -236,64 +236,6 @@ def dense_sdpa(query: Tensor, dense_keys: Tensor, dense_values: Tensor) -> Tenso
     return F.scaled_dot_product_attention(query, dense_keys, dense_values, enable_gqa=True)[:, :, 0]
 
 
-def _maps(inputs: Inputs) -> Inputs:
-    """Each map's queries and keys side by side, `(batch, heads, time, width)`."""
-    parts = {"query": ("q1", "q2"), "key": ("k1", "k2")}
-    cut = {
-        name: inputs[whole][:, :, which::2].transpose(1, 2).contiguous()
-        for whole, names in parts.items()
-        for which, name in enumerate(names)
-    }
-    kept = {name: inputs[name] for name in ("lambda_", "weight", "output_scale")}
-    return cut | {"v": inputs["value"].transpose(1, 2).contiguous()} | kept
-
-
-def _joined_maps(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    def joined(first: str, second: str) -> Tensor:
-        return torch.stack((gradients[first], gradients[second]), 2).flatten(1, 2).transpose(1, 2)
-
-    whole = {"query": joined("q1", "q2"), "key": joined("k1", "k2"), "value": gradients["v"].transpose(1, 2)}
-    return whole | {name: gradients[name] for name in ("lambda_", "weight")}
-
-
-def _two_calls(attention: Callable, q1, q2, k1, k2, v, lambda_, weight, output_scale) -> Tensor:
-    first, second = (attention(q, k, v).transpose(1, 2) for q, k in ((q1, k1), (q2, k2)))
-    return _subtracted(first, second, lambda_, weight, output_scale)
-
-
-def _subtract(first: Tensor, second: Tensor, lambda_: Tensor, weight: Tensor, output_scale: float) -> Tensor:
-    y = first.float() - lambda_ * second.float()
-    return (y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight * output_scale)).to(first.dtype)
-
-
-@cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=False)
-
-
-def _subtracted(*args: Any) -> Tensor:
-    return _compiled(_subtract)(*args)
-
-
-def two_sdpa(**inputs: Any) -> Tensor:
-    """Which of torch's own kernels does it, flash or cuDNN, is torch's choice."""
-    return _two_calls(partial(F.scaled_dot_product_attention, is_causal=True, enable_gqa=True), **inputs)
-
-
-def two_flex(**inputs: Any) -> Tensor:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    mask = _causal(inputs["q1"].shape[2], inputs["q1"].device)
-    return _two_calls(partial(_compiled(flex_attention), block_mask=mask, enable_gqa=True), **inputs)
-
-
-@cache
-def _causal(time: int, device: torch.device):
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    return create_block_mask(lambda b, h, q, k: q >= k, None, None, time, time, device=device)  # pyright: ignore
-
-
 def _dense_matrix(inputs: Inputs) -> Inputs:
     """x, and the matrix that signs, scales and shifts say."""
     x = inputs["x"]
@@ -351,8 +293,17 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         "vllm": BenchPeer("vllm", vllm_ssd_update, _token, _with_bias),
     },
     "diff_attention": {
-        name: BenchPeer("torch", call, lambda shape: not shape.get("documents"), _maps, _joined_maps)
-        for name, call in (("2 x sdpa", two_sdpa), ("2 x flex", two_flex))
+        name: BenchPeer("torch", call, lambda shape: not shape.get("documents"), attention.maps, attention.joined_maps)
+        for name, call in (("2 x sdpa", attention.two_sdpa), ("2 x flex", attention.two_flex))
+    },
+    "prefix_attention": {
+        "flex": BenchPeer(
+            "torch",
+            attention.prefix_flex,
+            lambda shape: not shape.get("documents"),
+            attention.behind_prefix,
+            attention.prefix_apart,
+        ),
     },
     "paged_attention": {
         "sdpa, dense": BenchPeer("torch", dense_sdpa, lambda shape: shape["kv_heads"] == shape["v_heads"], _unpaged),

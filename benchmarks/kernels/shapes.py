@@ -53,6 +53,13 @@ def _bits(rows: int, inputs: int, outputs: int) -> dict[str, int]:
     return {"rows": rows, "inputs": inputs, "outputs": outputs}
 
 
+def _prefix(batch: int, time: int, window: int, heads: int = 25, kv_heads: int = 5, key_dim: int = 64):
+    return {
+        "batch": batch, "time": time, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
+        "value_dim": 2 * key_dim, "prefix": 128, "window": window,
+    }  # fmt: skip
+
+
 def _paged(rows: int, context: int, heads: int, kv_heads: int, key_dim: int, v_heads: int = 0, value_dim: int = 0):
     return {
         "rows": rows, "context": context, "heads": heads, "kv_heads": kv_heads, "v_heads": v_heads or kv_heads,
@@ -109,6 +116,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
             Timed(_diff(2, 4096, 12, 128)),
         ],
     },
+    "prefix_attention": {
+        "small": [Timed(_prefix(16, 512, 128, 6, 2, 32))],
+        "paper": [Timed(_prefix(8, 2048, 1024)), Timed(_prefix(2, 8192, 1024)), Timed(_prefix(2, 8192, 0))],
+    },
     "paged_attention": {
         "small": [_decode(_paged(64, 512, 6, 2, 32))],
         "paper": [
@@ -154,6 +165,11 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
         {"batch": 1, "time": 40, "heads": 2, "kv_heads": 2, "width": 16, "documents": True},
     ],
+    "prefix_attention": [
+        _prefix(2, 45, 9, 4, 2, 16) | {"prefix": 5},
+        _prefix(1, 40, 0, 2, 2, 16) | {"prefix": 20},
+        _prefix(2, 45, 30, 2, 1, 16) | {"prefix": 3, "documents": True},
+    ],
     "paged_attention": [_paged(3, 37, 6, 2, 24), _paged(2, 70, 8, 4, 16, 2, 32)],
     "sample": [{"rows": 5, "vocabulary": 70, "masked": 1}, {"rows": 4, "vocabulary": 1000, "masked": 0}],
 }
@@ -188,6 +204,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.3, "2 x sdpa,2 x flex", FORWARD),
         Target(1.4, "2 x sdpa,2 x flex", ("backward",)),
     ],
+    "prefix_attention": [Target(2.0, "flex,torch", FORWARD)],
     "paged_attention": [Target(0.80, "copy", FORWARD, True)],
     "sample": [Target(2.0, "torch", FORWARD)],
 }

@@ -22,65 +22,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LOWEST = tl.constexpr(-1e30)
-"""Instead of minus infinity, whose difference with itself is NaN: a tile may hide all its keys from a row."""
-
-
-@triton.jit
-def _dot(a, b, acc):
-    return tl.dot(a, b, acc=acc, input_precision="tf32x3")
-
-
-@triton.jit
-def _tile(ptr, row, stride, rows, width: tl.constexpr, block: tl.constexpr, bounded: tl.constexpr):
-    # `width` columns of some rows; beyond `rows`, zeros.
-    column = tl.arange(0, block)
-    at = ptr + row[:, None] * stride + column[None, :]
-    if bounded and width == block:
-        values = tl.load(at, mask=(row < rows)[:, None], other=0.0)
-    elif bounded:
-        values = tl.load(at, mask=(row < rows)[:, None] & (column < width)[None, :], other=0.0)
-    elif width == block:
-        values = tl.load(at)
-    else:
-        values = tl.load(at, mask=(column < width)[None, :], other=0.0)
-    return values
-
-
-@triton.jit
-def _put(ptr, row, stride, rows, values, width: tl.constexpr, block: tl.constexpr):
-    column = tl.arange(0, block)
-    at = ptr + row[:, None] * stride + column[None, :]
-    tl.store(at, values.to(ptr.dtype.element_ty), mask=(row < rows)[:, None] & (column < width)[None, :])
-
-
-@triton.jit
-def _key_span(start, row, m, time, block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr):
-    # Keys of a tile of queries: where they begin, the part that all queries see, and the end.
-    diagonal = m // block_n * block_n
-    end = tl.minimum(m + block_m, time)
-    first, full = 0, 0
-    if packed:
-        first = tl.min(tl.where(row < time, start, row), 0) // block_n * block_n
-        full = tl.minimum((tl.max(start, 0) + block_n - 1) // block_n * block_n, diagonal)
-    return first, full, diagonal, end
-
-
-@triton.jit
-def _masked(score, query, key, start, masked: tl.constexpr):
-    # query, key and start broadcast to the score's shape.
-    if masked:
-        score = tl.where((key <= query) & (key >= start), score, float("-inf"))
-    return score
-
-
-@triton.jit
-def _online(score, peak, total):
-    higher = tl.maximum(peak, tl.max(score, 1))
-    weights = tl.exp2(score - higher[:, None])
-    shrink = tl.exp2(peak - higher)
-    return weights, shrink, higher, total * shrink + tl.sum(weights, 1)
+from nlrl.kernels.attention_tiles import (
+    LOG2_E,
+    LOWEST,
+    dot,
+    key_span,
+    load_tile,
+    masked_score,
+    online_softmax,
+    store_tile,
+)
 
 
 @triton.jit
@@ -90,17 +41,17 @@ def _read(
 ):  # fmt: skip
     for n in range(first, end, block_n):
         key = n + tl.arange(0, block_n)
-        k1 = _tile(k_ptr, key, k_row, time, D, block_d, masked)
-        k2 = _tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
-        v = _tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
-        s1 = _dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s2 = _dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s1 = _masked(s1, row[:, None], key[None, :], start[:, None], masked)
-        s2 = _masked(s2, row[:, None], key[None, :], start[:, None], masked)
-        w1, shrink1, peak1, total1 = _online(s1, peak1, total1)
-        w2, shrink2, peak2, total2 = _online(s2, peak2, total2)
-        y1 = _dot(w1.to(v.dtype), v, y1 * shrink1[:, None])
-        y2 = _dot(w2.to(v.dtype), v, y2 * shrink2[:, None])
+        k1 = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
+        k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
+        s1 = dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
+        s2 = dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
+        s1 = masked_score(s1, row[:, None], key[None, :], start[:, None], masked)
+        s2 = masked_score(s2, row[:, None], key[None, :], start[:, None], masked)
+        w1, shrink1, peak1, total1 = online_softmax(s1, peak1, total1)
+        w2, shrink2, peak2, total2 = online_softmax(s2, peak2, total2)
+        y1 = dot(w1.to(v.dtype), v, y1 * shrink1[:, None])
+        y2 = dot(w2.to(v.dtype), v, y2 * shrink2[:, None])
     return y1, y2, peak1, peak2, total1, total2
 
 
@@ -120,14 +71,14 @@ def forward(
     q_ptr += batch * q_batch + 2 * head * q_head
     k_ptr += batch * k_batch + 2 * (head // group) * k_head
     v_ptr += batch * v_batch + (head // group) * v_head
-    q1 = _tile(q_ptr, row, q_row, time, D, block_d, True)
-    q2 = _tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
+    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
+    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
     y1 = tl.zeros((block_m, 2 * block_d), tl.float32)
     y2 = tl.zeros((block_m, 2 * block_d), tl.float32)
-    peak1, peak2 = tl.full((block_m,), _LOWEST, tl.float32), tl.full((block_m,), _LOWEST, tl.float32)
+    peak1, peak2 = tl.full((block_m,), LOWEST, tl.float32), tl.full((block_m,), LOWEST, tl.float32)
     total1, total2 = tl.zeros((block_m,), tl.float32), tl.zeros((block_m,), tl.float32)
-    scale = scale * _LOG2_E
-    first, full, diagonal, end = _key_span(start, row, m, time, block_m, block_n, packed)
+    scale = scale * LOG2_E
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
     if packed:
         y1, y2, peak1, peak2, total1, total2 = _read(
             y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, full, time,
@@ -148,10 +99,10 @@ def forward(
     weight = tl.load(weight_ptr + column, mask=column < 2 * D, other=0.0).to(tl.float32) * output_scale
     norm = tl.rsqrt(tl.sum(y1 * y1, 1) / (2 * D) + eps)
     at, line = (batch * time * heads + head) * 2 * D, heads * 2 * D
-    _put(y_ptr + at, row, line, time, y1 * norm[:, None] * weight[None, :], 2 * D, 2 * block_d)
+    store_tile(y_ptr + at, row, line, time, y1 * norm[:, None] * weight[None, :], 2 * D, 2 * block_d)
     if keep:
-        _put(o_ptr + at, row, line, time, y1, 2 * D, 2 * block_d)
-        _put(o2_ptr + at, row, line, time, y2, 2 * D, 2 * block_d)
+        store_tile(o_ptr + at, row, line, time, y1, 2 * D, 2 * block_d)
+        store_tile(o2_ptr + at, row, line, time, y2, 2 * D, 2 * block_d)
         lse_ptr += (batch * heads + head) * 2 * time + row
         tl.store(lse_ptr, peak1 + tl.log2(total1), mask=row < time)
         tl.store(lse_ptr + time, peak2 + tl.log2(total2), mask=row < time)
@@ -165,15 +116,15 @@ def prepare(
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     row, column = tl.program_id(1) * tile + tl.arange(0, tile), tl.arange(0, 2 * block_d)
     at, line = (batch * time * heads + head) * 2 * D, heads * 2 * D
-    dy = _tile(dy_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32) * output_scale
-    o = _tile(o_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
-    o2 = _tile(o2_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
+    dy = load_tile(dy_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32) * output_scale
+    o = load_tile(o_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
+    o2 = load_tile(o2_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
     weight = tl.load(weight_ptr + column, mask=column < 2 * D, other=0.0).to(tl.float32)
     norm = tl.rsqrt(tl.sum(o * o, 1) / (2 * D) + eps)[:, None]
     n, g = o * norm, dy * weight[None, :]
     do = norm * (g - n * (tl.sum(g * n, 1) / (2 * D))[:, None])
     do = do.to(do_ptr.dtype.element_ty)
-    _put(do_ptr + at, row, line, time, do, 2 * D, 2 * block_d)
+    store_tile(do_ptr + at, row, line, time, do, 2 * D, 2 * block_d)
     do = do.to(tl.float32)  # as rounded: dP is made of it too, and what they share cancels
     delta2 = tl.sum(do * o2, 1)
     delta1 = tl.sum(do * o, 1) + tl.load(lambda_ptr) * delta2
@@ -192,9 +143,9 @@ def _to_keys(
 ):  # fmt: skip
     for m in range(first, end, block_m):
         row = m + tl.arange(0, block_m)
-        q1 = _tile(q_ptr, row, q_row, time, D, block_d, masked)
-        q2 = _tile(q_ptr + q_head, row, q_row, time, D, block_d, masked)
-        do = _tile(do_ptr, row, do_row, time, 2 * D, 2 * block_d, masked)
+        q1 = load_tile(q_ptr, row, q_row, time, D, block_d, masked)
+        q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, masked)
+        do = load_tile(do_ptr, row, do_row, time, 2 * D, 2 * block_d, masked)
         inside = row < time
         lse1 = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
         lse2 = tl.load(lse_ptr + time + row, mask=inside, other=float("inf"))
@@ -203,15 +154,15 @@ def _to_keys(
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked:
             start = tl.load(starts_ptr + row, mask=inside, other=0)
-        s1 = _dot(k1, tl.trans(q1), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
-        s2 = _dot(k2, tl.trans(q2), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
-        s1 = _masked(s1, row[None, :], key[:, None], start[None, :], masked)
-        s2 = _masked(s2, row[None, :], key[:, None], start[None, :], masked)
+        s1 = dot(k1, tl.trans(q1), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
+        s2 = dot(k2, tl.trans(q2), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
+        s1 = masked_score(s1, row[None, :], key[:, None], start[None, :], masked)
+        s2 = masked_score(s2, row[None, :], key[:, None], start[None, :], masked)
         p1, p2 = tl.exp2(s1 - lse1[None, :]), tl.exp2(s2 - lse2[None, :])
-        dv = _dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
-        dp = _dot(v, tl.trans(do), tl.zeros((k1.shape[0], block_m), tl.float32))
-        dk1 = _dot((p1 * (dp - delta1[None, :])).to(q1.dtype), q1, dk1)
-        dk2 = _dot((p2 * (dp - delta2[None, :])).to(q2.dtype), q2, dk2)
+        dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
+        dp = dot(v, tl.trans(do), tl.zeros((k1.shape[0], block_m), tl.float32))
+        dk1 = dot((p1 * (dp - delta1[None, :])).to(q1.dtype), q1, dk1)
+        dk2 = dot((p2 * (dp - delta2[None, :])).to(q2.dtype), q2, dk2)
     return dk1, dk2, dv
 
 
@@ -227,9 +178,9 @@ def key_gradients(
     n = tl.program_id(1) * block_n  # the longest first
     key = n + tl.arange(0, block_n)
     k_ptr += batch * k_batch + 2 * kv_head * k_head
-    k1 = _tile(k_ptr, key, k_row, time, D, block_d, True)
-    k2 = _tile(k_ptr + k_head, key, k_row, time, D, block_d, True)
-    v = _tile(v_ptr + batch * v_batch + kv_head * v_head, key, v_row, time, 2 * D, 2 * block_d, True)
+    k1 = load_tile(k_ptr, key, k_row, time, D, block_d, True)
+    k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, True)
+    v = load_tile(v_ptr + batch * v_batch + kv_head * v_head, key, v_row, time, 2 * D, 2 * block_d, True)
     lambda_ = tl.load(lambda_ptr)
     dk1 = tl.zeros((block_n, block_d), tl.float32)
     dk2 = tl.zeros((block_n, block_d), tl.float32)
@@ -251,20 +202,22 @@ def key_gradients(
         delta = delta_ptr + (batch * heads + head) * 2 * time
         dk1, dk2, dv = _to_keys(
             dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, first, tl.minimum(below, end), time,
-            q_row, q_head, heads * 2 * D, scale * _LOG2_E, D, block_d, block_m, packed, True,
+            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, True,
         )  # fmt: skip
         dk1, dk2, dv = _to_keys(
             dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, below, full, time,
-            q_row, q_head, heads * 2 * D, scale * _LOG2_E, D, block_d, block_m, packed, False,
+            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, False,
         )  # fmt: skip
         dk1, dk2, dv = _to_keys(
             dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, full, end, time,
-            q_row, q_head, heads * 2 * D, scale * _LOG2_E, D, block_d, block_m, packed, True,
+            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, True,
         )  # fmt: skip
     dk_ptr += (batch * time * kv_heads + kv_head) * 2 * D
-    _put(dk_ptr, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
-    _put(dk_ptr + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
-    _put(dv_ptr + (batch * time * kv_heads + kv_head) * 2 * D, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d)
+    store_tile(dk_ptr, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
+    store_tile(dk_ptr + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
+    store_tile(
+        dv_ptr + (batch * time * kv_heads + kv_head) * 2 * D, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d
+    )
 
 
 @triton.jit
@@ -274,17 +227,17 @@ def _to_queries(
 ):  # fmt: skip
     for n in range(first, end, block_n):
         key = n + tl.arange(0, block_n)
-        k1 = _tile(k_ptr, key, k_row, time, D, block_d, masked)
-        k2 = _tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
-        v = _tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
-        s1 = _dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s2 = _dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s1 = _masked(s1, row[:, None], key[None, :], start[:, None], masked)
-        s2 = _masked(s2, row[:, None], key[None, :], start[:, None], masked)
+        k1 = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
+        k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
+        s1 = dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
+        s2 = dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
+        s1 = masked_score(s1, row[:, None], key[None, :], start[:, None], masked)
+        s2 = masked_score(s2, row[:, None], key[None, :], start[:, None], masked)
         p1, p2 = tl.exp2(s1 - lse1[:, None]), tl.exp2(s2 - lse2[:, None])
-        dp = _dot(do, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
-        dq1 = _dot((p1 * (dp - delta1[:, None])).to(k1.dtype), k1, dq1)
-        dq2 = _dot((p2 * (dp - delta2[:, None])).to(k2.dtype), k2, dq2)
+        dp = dot(do, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
+        dq1 = dot((p1 * (dp - delta1[:, None])).to(k1.dtype), k1, dq1)
+        dq2 = dot((p2 * (dp - delta2[:, None])).to(k2.dtype), k2, dq2)
     return dq1, dq2
 
 
@@ -306,9 +259,9 @@ def query_gradients(
     k_ptr += batch * k_batch + 2 * (head // group) * k_head
     v_ptr += batch * v_batch + (head // group) * v_head
     at = (batch * time * heads + head) * 2 * D
-    q1 = _tile(q_ptr, row, q_row, time, D, block_d, True)
-    q2 = _tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
-    do = _tile(do_ptr + at, row, heads * 2 * D, time, 2 * D, 2 * block_d, True)
+    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
+    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
+    do = load_tile(do_ptr + at, row, heads * 2 * D, time, 2 * D, 2 * block_d, True)
     numbers = (batch * heads + head) * 2 * time + row
     lse1 = tl.load(lse_ptr + numbers, mask=inside, other=float("inf"))
     lse2 = tl.load(lse_ptr + numbers + time, mask=inside, other=float("inf"))
@@ -316,8 +269,8 @@ def query_gradients(
     delta2 = tl.load(delta_ptr + numbers + time, mask=inside, other=0.0)
     dq1 = tl.zeros((block_m, block_d), tl.float32)
     dq2 = tl.zeros((block_m, block_d), tl.float32)
-    log_scale = scale * _LOG2_E
-    first, full, diagonal, end = _key_span(start, row, m, time, block_m, block_n, packed)
+    log_scale = scale * LOG2_E
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
     if packed:
         dq1, dq2 = _to_queries(
             dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, first, full, time,
@@ -331,5 +284,5 @@ def query_gradients(
         dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end,
         time, k_row, k_head, v_row, log_scale, D, block_d, block_n, True,
     )  # fmt: skip
-    _put(dq_ptr + at, row, heads * 2 * D, time, dq1 * scale, D, block_d)
-    _put(dq_ptr + at + D, row, heads * 2 * D, time, dq2 * (-tl.load(lambda_ptr) * scale), D, block_d)
+    store_tile(dq_ptr + at, row, heads * 2 * D, time, dq1 * scale, D, block_d)
+    store_tile(dq_ptr + at + D, row, heads * 2 * D, time, dq2 * (-tl.load(lambda_ptr) * scale), D, block_d)

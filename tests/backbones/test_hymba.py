@@ -6,6 +6,7 @@ with NVIDIA's own code.
 """
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -331,3 +332,69 @@ def test_values_may_be_narrower_or_wider_than_keys(v_head_dim):
     state = model.new_state(2, 9)
     steps = torch.cat([run(model, ids[:, i : i + 1], state, i) for i in range(9)], 1)
     torch.testing.assert_close(steps, run(model, ids), rtol=1e-9, atol=1e-9)
+
+
+# -- what a CUDA device is told instead of masks -----------------------------------------------------------------------
+@pytest.fixture
+def spans(monkeypatch):
+    """Calls take spans on this machine, too."""
+    rule = "nlrl.backbones.hymba.network.takes_spans"
+    return lambda: monkeypatch.setattr(rule, lambda x, state: x.shape[1] > 1 and (state is None or state.fresh))
+
+
+@torch.no_grad()
+def test_spans_give_the_golden_logits(golden, spans):
+    spans()
+    model = tiny()
+    for length in (int(name.split("_")[1]) for name in golden if name.startswith("prefill") and name.endswith("ids")):
+        ids, expected = golden[f"prefill_{length}_ids"].long()[None], golden[f"prefill_{length}_logits"][None]
+        torch.testing.assert_close(run(model, ids), expected, rtol=0, atol=EXACT[torch.float64])
+
+
+def packed_call(model):
+    """Logits of documents one behind the other with padding behind, as trainers pack them."""
+    lengths = [(7, 1, 9), (3, 12)]
+    documents = torch.zeros(2, 18, dtype=torch.long)
+    positions = torch.zeros(2, 18, dtype=torch.long)
+    for row, parts in enumerate(lengths):
+        start = 0
+        for number, length in enumerate(parts, 1):
+            documents[row, start : start + length] = number
+            positions[row, start : start + length] = torch.arange(length)
+            start += length
+    ids = draw(2, 18)
+    return lambda: model.logits(model.hidden(ids, positions, block_mask(documents)))[documents > 0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_memory_tokens": 0}, {"sliding_window": None}, {"mixer": "attention"}])
+def test_spans_of_packed_documents_give_what_masks_give_and_the_same_gradients(changes, spans):
+    model = small(**changes).train()
+    found = []
+    for prepare in (lambda: None, spans):
+        prepare()
+        logits = packed_call(model)()
+        gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        found.append([logits.detach(), *gradients])
+    for ours, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-8)
+
+
+@torch.no_grad()
+def test_rows_that_begin_with_a_call_are_read_in_spans_and_go_on_as_before(spans):
+    """Padding on the left and on the right; the window has gone round before the second call."""
+    model = small()
+    ids, positions = draw(2, 11), torch.arange(11).expand(2, 11).clone()
+    positions[0, 9:] = -1
+    positions[1] = torch.cat((torch.full((3,), -1), torch.arange(8)))
+    after, found = torch.tensor([[9], [8]]), []
+    for fresh in (False, True):
+        if fresh:
+            spans()
+        state = model.new_paged_state(2, 32, 9)
+        state.table.copy_(torch.arange(state.table.numel()).view_as(state.table) + 1)
+        state = dataclasses.replace(state, fresh=fresh)
+        first = model.logits(model.hidden(ids, positions, state=state))[positions >= 0]
+        state = dataclasses.replace(state, fresh=False)
+        found.append((first, model.logits(model.hidden(ids[:, :1], after, state=state))))
+    for ours, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)

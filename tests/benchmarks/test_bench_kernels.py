@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nlrl import kernels
-from nlrl.benchmarks.kernels import cli, compare, measure, table
+from nlrl.benchmarks.kernels import attention_peers, cli, compare, measure, table
 from nlrl.benchmarks.kernels import peers as timed_peers
 from nlrl.benchmarks.kernels.cases import CASES, Draw
 from nlrl.benchmarks.kernels.clock import Rates, Times, sets_wanted
@@ -146,7 +146,7 @@ def test_every_mode_and_the_replay_run(name):
 
 
 def test_peers_of_torch_itself_are_right(monkeypatch):
-    monkeypatch.setattr(timed_peers, "_subtracted", timed_peers._subtract)
+    monkeypatch.setattr(attention_peers, "_compiled", lambda function: function)
     for name, provider in (
         ("adam_normalise", "fused AdamW + norm"),
         ("paged_attention", "sdpa, dense"),
@@ -157,6 +157,16 @@ def test_peers_of_torch_itself_are_right(monkeypatch):
         for shape in shapes:
             verdict = check(CASES[name], op.reference, peer.call, shape, torch.float32, "cpu", 16.0, peer)
             assert verdict.right, f"{provider}: {verdict.worst}"
+
+
+def test_flexible_attention_sees_the_prefix_and_the_window(monkeypatch):
+    """Forward alone: it has no gradients on a CPU."""
+    monkeypatch.setattr(attention_peers, "_compiled", lambda function: function)
+    peer, case = PEERS_TIMED["prefix_attention"]["flex"], CASES["prefix_attention"]
+    for shape in filter(peer.fits, CHECKS["prefix_attention"]):
+        inputs = case.make(Draw(torch.float32, "cpu"), **shape)
+        found = results(case, peer.call, inputs, False, peer)
+        torch.testing.assert_close(found, results(case, kernels.prefix_attention, inputs), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_an_argument_in_two_parts_are_joined():

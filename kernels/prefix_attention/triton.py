@@ -1,0 +1,201 @@
+"""Attention behind a prefix for CUDA: launches of `triton_programs`."""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nlrl.kernels.prefix_attention import triton_programs as programs
+from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
+
+LARGEST = {torch.float16: 256, torch.bfloat16: 256, torch.float32: 64}
+"""Width of queries and values together is at most 1.5 times this; wider tiles do not fit into registers."""
+PREPARE_VALUES = 8192
+"""Of a tile of `prepare`, at least."""
+PROGRAMS = 264
+"""Of `prefix_gradients`, at least, if there are so many tiles of queries: two for each processor of a Hopper."""
+
+
+class Tiles(NamedTuple):
+    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def within(self, time: int) -> Tiles:
+        """For short texts: tensor cores take no less than 16."""
+        most = max(16, triton.next_power_of_2(time))
+        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
+
+
+# For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor:
+# forward: 128 x 128 float32 of y are 64 registers a thread with 8 warps, scores of 128 x 64 another 32; 16 KB of
+#   queries, 24 KB a stage of keys and values.
+# key_gradients: dK and dV of 64 keys are 64 x 192 float32, 48 registers, two tiles of 64 x 64 another 32.
+# query_gradients: dQ of 128 queries is 32 registers, two tiles of 128 x 64 another 64; 48 KB of queries and dy.
+TILES = {
+    "forward": Tiles(128, 64, 8, 3),
+    "key_gradients": Tiles(64, 64, 8, 2),
+    "query_gradients": Tiles(128, 64, 8, 2),
+    "prefix_gradients": Tiles(64, 64, 8, 2),
+}
+"""Program -> launch, where values have 2 bytes."""
+FLOAT32_TILES = {program: Tiles(32, 32, 8, 1) for program in TILES}
+"""float32 has twice the bytes, and a product needs three pairs of factors."""
+
+
+class PrefixAttention(torch.autograd.Function):
+    """All in one dtype."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, prefix_key, prefix_value, starts) -> Tensor:
+        y, lse = fused_forward(query, key, value, prefix_key, prefix_value, starts, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, starts, y, lse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        return *fused_backward(dy, *ctx.saved_tensors), None
+
+
+def fused_forward(query, key, value, prefix_key, prefix_value, starts, keep: bool = True) -> tuple[Tensor, Tensor]:
+    """y, and if `keep` the logarithms (to base 2) of the maps' sums, `(batch, heads, time)`."""
+    batch, time, heads = query.shape[:3]
+    y = torch.empty((batch, time, heads, value.shape[3]), dtype=query.dtype, device=query.device)
+    lse = torch.empty((batch, heads, time) if keep else (1,), dtype=torch.float32, device=query.device)
+    query, key, value = _even(query), _even(key), _even(value)
+    launch = _launch("forward", query, key, value, starts)
+    with torch.cuda.device_of(query):
+        programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, *_prefix(prefix_key, prefix_value, y), _pointer(starts, lse), y, lse, time, heads,
+            _length(prefix_key), *_strides(query, key, value), query.shape[3] ** -0.5, keep=keep, **launch,
+        )  # fmt: skip
+    return y, lse
+
+
+def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, lse):
+    """The gradients of query, key, value, and of the prefix's keys and values."""
+    (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
+    query, key, value, dy = _even(query), _even(key), _even(value), dy.contiguous()
+    dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
+    delta = torch.empty_like(lse)
+    prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
+    strides, where = _strides(query, key, value), _pointer(starts, lse)
+    ends = where if starts is None else _ends(starts)
+    with torch.cuda.device_of(query):
+        block_v = _block(value_dim)
+        tile = max(16, PREPARE_VALUES // block_v)
+        programs.prepare[(batch * heads, triton.cdiv(time, tile))](
+            dy, y, delta, time, heads, V=value_dim, block_v=block_v, tile=tile, num_warps=8
+        )
+        launch = _launch("key_gradients", query, key, value, starts)
+        programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
+            query, key, value, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
+        )
+        launch = _launch("query_gradients", query, key, value, starts)
+        programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, *prefix, where, dy, lse, delta, dquery, time, heads, _length(prefix_key), *strides,
+            scale, **launch,
+        )  # fmt: skip
+    return dquery, dkey, dvalue, *_prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta)
+
+
+def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta):
+    """Of the prefix's keys and values; None where there is no prefix."""
+    length = _length(prefix_key)
+    if not length:
+        return None, None
+    batch, time, heads = query.shape[:3]
+    launch = _launch("prefix_gradients", query, key, value, None)
+    del launch["packed"]
+    tiles, kv_heads = triton.cdiv(length, launch["block_n"]), key.shape[2]
+    parts = min(triton.cdiv(time, launch["block_m"]), triton.cdiv(PROGRAMS, tiles * kv_heads * batch))
+    share = triton.cdiv(triton.cdiv(time, parts), launch["block_m"]) * launch["block_m"]
+    wide = {"dtype": torch.float32, "device": query.device}
+    dkey, dvalue = (torch.empty((batch * parts, *part.shape), **wide) for part in (prefix_key, prefix_value))
+    with torch.cuda.device_of(query):
+        programs.prefix_gradients[(kv_heads, tiles, batch * parts)](
+            query, *_prefix(prefix_key, prefix_value, dy), dy, lse, delta, dkey, dvalue, time, heads, length, share,
+            parts, *query.stride()[:3], query.shape[3] ** -0.5, **launch,
+        )  # fmt: skip
+    return dkey.sum(0).to(prefix_key.dtype), dvalue.sum(0).to(prefix_value.dtype)
+
+
+def _ends(starts: Tensor) -> Tensor:
+    """For every token, behind the last one that sees it."""
+    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
+    return torch.searchsorted(starts, token, right=True, out_int32=True)
+
+
+def _launch(program: str, query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
+    table = FLOAT32_TILES if query.dtype == torch.float32 else TILES
+    tiles = table[program].within(query.shape[1])
+    sizes = {"D": query.shape[3], "block_d": _block(query.shape[3])}
+    sizes |= {"V": value.shape[3], "block_v": _block(value.shape[3])}
+    return tiles._asdict() | sizes | {"group": query.shape[2] // key.shape[2], "packed": starts is not None}
+
+
+def _block(width: int) -> int:
+    return max(16, triton.next_power_of_2(width))
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def _even(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _prefix(prefix_key: Tensor | None, prefix_value: Tensor | None, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without gaps, or something that is not read."""
+    if prefix_key is None or prefix_value is None:
+        return other, other
+    return prefix_key.contiguous(), prefix_value.contiguous()
+
+
+def _length(prefix_key: Tensor | None) -> int:
+    return 0 if prefix_key is None else prefix_key.shape[1]
+
+
+def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A launch takes no None: something that is not read."""
+    return other if tensor is None else tensor
+
+
+def fits(query: Tensor, value: Tensor) -> bool:
+    """Whether the programs can do it; `eager` does the rest."""
+    widest = _block(query.shape[3]) + _block(value.shape[3])
+    return query.numel() > 0 and 2 * widest <= 3 * LARGEST.get(query.dtype, 0)
+
+
+def prepared(query, key, value, prefix_key, prefix_value, starts) -> tuple:
+    """The tensors as the programs take them."""
+    alike = (part if part is None else part.to(query.dtype) for part in (key, value, prefix_key, prefix_value))
+    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
+    return query, *alike, starts
+
+
+def prefix_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor | None = None,
+    prefix_value: Tensor | None = None,
+    starts: Tensor | None = None,
+) -> Tensor:
+    """See `reference.prefix_attention`. All count in the dtype of query; `eager` takes float64, and widths beyond
+    `LARGEST`."""
+    if not fits(query, value):
+        return eager(query, key, value, prefix_key, prefix_value, starts)
+    return PrefixAttention.apply(*prepared(query, key, value, prefix_key, prefix_value, starts))

@@ -1,0 +1,300 @@
+"""The programs of `triton`; formulas in `reference`.
+
+1. `forward`: a program owns some queries of one head. An online softmax runs over the prefix, then over the keys of the
+   call that they see: no list of keys is made, and no mask is read.
+2. `prepare`: D, row by row.
+3. `key_gradients`: a program owns some keys of one key head and runs over the queries that see them, of all heads of
+   the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
+4. `prefix_gradients`: the same for keys of the prefix. All queries of all rows see them, so the queries are parted
+   among programs, whose parts are added in a fixed order.
+5. `query_gradients`: a program owns some queries of one head and runs over the prefix and their keys.
+
+No atomic additions: equal inputs give equal bits. A mask is applied where the diagonal, the edge of a window or
+document or the end of a row is; never between them.
+"""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from nlrl.kernels.attention_tiles import (
+    LOG2_E,
+    LOWEST,
+    dot,
+    key_span,
+    load_tile,
+    masked_score,
+    online_softmax,
+    store_tile,
+)
+
+
+@triton.jit
+def _seen(score, query, key, start, keys, masked: tl.constexpr, causal: tl.constexpr):
+    # Scores of what is seen; of the prefix all that there is.
+    if causal:
+        score = masked_score(score, query, key, start, masked)
+    elif masked:
+        score = tl.where(key < keys, score, float("-inf"))
+    return score
+
+
+@triton.jit
+def _read(
+    y, peak, total, q, k_ptr, v_ptr, row, start, first, end, keys, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr, block_n: tl.constexpr,
+    masked: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    for n in range(first, end, block_n):
+        key = n + tl.arange(0, block_n)
+        k = load_tile(k_ptr, key, k_row, keys, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, keys, V, block_v, masked)
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32)) * scale
+        s = _seen(s, row[:, None], key[None, :], start[:, None], keys, masked, causal)
+        w, shrink, peak, total = online_softmax(s, peak, total)
+        y = dot(w.to(v.dtype), v, y * shrink[:, None])
+    return y, peak, total
+
+
+@triton.jit
+def forward(
+    q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, y_ptr, lse_ptr, time, heads, prefix,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr, keep: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m  # the longest first
+    row = m + tl.arange(0, block_m)
+    start = tl.zeros((block_m,), tl.int32)
+    if packed:
+        start = tl.load(starts_ptr + batch * time + row, mask=row < time, other=0)
+    kv_head = head // group
+    q = load_tile(q_ptr + batch * q_batch + head * q_head, row, q_row, time, D, block_d, True)
+    pk_ptr += kv_head * prefix * D
+    pv_ptr += kv_head * prefix * V
+    k_ptr += batch * k_batch + kv_head * k_head
+    v_ptr += batch * v_batch + kv_head * v_head
+    y = tl.zeros((block_m, block_v), tl.float32)
+    peak, total = tl.full((block_m,), LOWEST, tl.float32), tl.zeros((block_m,), tl.float32)
+    scale = scale * LOG2_E
+    whole = prefix // block_n * block_n
+    y, peak, total = _read(
+        y, peak, total, q, pk_ptr, pv_ptr, row, start, 0, whole, prefix, D, V, scale,
+        D, block_d, V, block_v, block_n, False, False,
+    )  # fmt: skip
+    y, peak, total = _read(
+        y, peak, total, q, pk_ptr, pv_ptr, row, start, whole, prefix, prefix, D, V, scale,
+        D, block_d, V, block_v, block_n, True, False,
+    )  # fmt: skip
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    if packed:
+        y, peak, total = _read(
+            y, peak, total, q, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row, scale,
+            D, block_d, V, block_v, block_n, True, True,
+        )  # fmt: skip
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row, scale,
+        D, block_d, V, block_v, block_n, False, True,
+    )  # fmt: skip
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time, k_row, v_row, scale,
+        D, block_d, V, block_v, block_n, True, True,
+    )  # fmt: skip
+    total = tl.where(row < time, total, 1.0)
+    at = (batch * time * heads + head) * V
+    store_tile(y_ptr + at, row, heads * V, time, y / total[:, None], V, block_v)
+    if keep:
+        tl.store(lse_ptr + (batch * heads + head) * time + row, peak + tl.log2(total), mask=row < time)
+
+
+@triton.jit
+def prepare(dy_ptr, y_ptr, delta_ptr, time, heads, V: tl.constexpr, block_v: tl.constexpr, tile: tl.constexpr):
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    line = tl.program_id(1) * tile + tl.arange(0, tile)
+    at = (batch * time * heads + head) * V
+    dy = load_tile(dy_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
+    y = load_tile(y_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
+    tl.store(delta_ptr + (batch * heads + head) * time + line, tl.sum(dy * y, 1), mask=line < time)
+
+
+@triton.jit
+def _to_keys(
+    dk, dv, k, v, q_ptr, dy_ptr, lse_ptr, delta_ptr, starts_ptr, key, first, end, time, q_row, dy_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr, block_m: tl.constexpr,
+    packed: tl.constexpr, masked: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    for m in range(first, end, block_m):
+        row = m + tl.arange(0, block_m)
+        q = load_tile(q_ptr, row, q_row, time, D, block_d, masked)
+        dy = load_tile(dy_ptr, row, dy_row, time, V, block_v, masked)
+        inside = row < end
+        lse = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
+        delta = tl.load(delta_ptr + row, mask=inside, other=0.0)
+        start = tl.zeros((block_m,), tl.int32)
+        if packed and masked and causal:
+            start = tl.load(starts_ptr + row, mask=inside, other=0)
+        s = dot(k, tl.trans(q), tl.zeros((k.shape[0], block_m), tl.float32)) * scale
+        if causal:
+            s = masked_score(s, row[None, :], key[:, None], start[None, :], masked)
+        p = tl.exp2(s - lse[None, :])
+        dv = dot(p.to(dy.dtype), dy, dv)
+        dp = dot(v, tl.trans(dy), tl.zeros((k.shape[0], block_m), tl.float32))
+        dk = dot((p * (dp - delta[None, :])).to(q.dtype), q, dk)
+    return dk, dv
+
+
+@triton.jit
+def key_gradients(
+    q_ptr, k_ptr, v_ptr, starts_ptr, ends_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr,
+):  # fmt: skip
+    kv_heads = heads // group
+    batch, kv_head = (tl.program_id(0) // kv_heads).to(tl.int64), tl.program_id(0) % kv_heads
+    n = tl.program_id(1) * block_n  # the longest first
+    key = n + tl.arange(0, block_n)
+    k = load_tile(k_ptr + batch * k_batch + kv_head * k_head, key, k_row, time, D, block_d, True)
+    v = load_tile(v_ptr + batch * v_batch + kv_head * v_head, key, v_row, time, V, block_v, True)
+    dk = tl.zeros((block_n, block_d), tl.float32)
+    dv = tl.zeros((block_n, block_v), tl.float32)
+
+    # Queries on the diagonal, those that see all keys, and those that see some.
+    first, below = n // block_m * block_m, (n + block_n + block_m - 1) // block_m * block_m
+    full, end = time, time
+    if packed:
+        full = tl.load(ends_ptr + batch * time + n)
+        end = tl.load(ends_ptr + batch * time + tl.minimum(n + block_n, time) - 1)
+    full = tl.maximum(full // block_m * block_m, below)
+    starts_ptr += batch * time
+    for i in range(group):
+        head = kv_head * group + i
+        q = q_ptr + batch * q_batch + head * q_head
+        dy = dy_ptr + (batch * time * heads + head) * V
+        lse = lse_ptr + (batch * heads + head) * time
+        delta = delta_ptr + (batch * heads + head) * time
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, first, tl.minimum(below, end), time, q_row, heads * V,
+            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, True, True,
+        )  # fmt: skip
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, below, full, time, q_row, heads * V,
+            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, False, True,
+        )  # fmt: skip
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, full, end, time, q_row, heads * V,
+            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, True, True,
+        )  # fmt: skip
+    store_tile(dk_ptr + (batch * time * kv_heads + kv_head) * D, key, kv_heads * D, time, dk * scale, D, block_d)
+    store_tile(dv_ptr + (batch * time * kv_heads + kv_head) * V, key, kv_heads * V, time, dv, V, block_v)
+
+
+@triton.jit
+def prefix_gradients(
+    q_ptr, pk_ptr, pv_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads, prefix, share, parts,
+    q_batch, q_row, q_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    kv_heads = heads // group
+    kv_head = tl.program_id(0) % kv_heads
+    batch, part = (tl.program_id(2) // parts).to(tl.int64), tl.program_id(2) % parts
+    key = tl.program_id(1) * block_n + tl.arange(0, block_n)
+    k = load_tile(pk_ptr + kv_head * prefix * D, key, D, prefix, D, block_d, True)
+    v = load_tile(pv_ptr + kv_head * prefix * V, key, V, prefix, V, block_v, True)
+    dk = tl.zeros((block_n, block_d), tl.float32)
+    dv = tl.zeros((block_n, block_v), tl.float32)
+    first, end = part * share, tl.minimum((part + 1) * share, time)
+    whole = first + tl.maximum(end - first, 0) // block_m * block_m
+    for i in range(group):
+        head = kv_head * group + i
+        q = q_ptr + batch * q_batch + head * q_head
+        dy = dy_ptr + (batch * time * heads + head) * V
+        lse = lse_ptr + (batch * heads + head) * time
+        delta = delta_ptr + (batch * heads + head) * time
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, lse, delta, lse, key, first, whole, time, q_row, heads * V,
+            scale * LOG2_E, D, block_d, V, block_v, block_m, False, False, False,
+        )  # fmt: skip
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, lse, delta, lse, key, whole, end, time, q_row, heads * V,
+            scale * LOG2_E, D, block_d, V, block_v, block_m, False, True, False,
+        )  # fmt: skip
+    at = (tl.program_id(2).to(tl.int64) * kv_heads + kv_head) * prefix
+    store_tile(dk_ptr + at * D, key, D, prefix, dk * scale, D, block_d)
+    store_tile(dv_ptr + at * V, key, V, prefix, dv, V, block_v)
+
+
+@triton.jit
+def _to_queries(
+    dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, first, end, keys, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr, block_n: tl.constexpr,
+    masked: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    for n in range(first, end, block_n):
+        key = n + tl.arange(0, block_n)
+        k = load_tile(k_ptr, key, k_row, keys, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, keys, V, block_v, masked)
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32)) * scale
+        s = _seen(s, row[:, None], key[None, :], start[:, None], keys, masked, causal)
+        p = tl.exp2(s - lse[:, None])
+        dp = dot(dy, tl.trans(v), tl.zeros((q.shape[0], block_n), tl.float32))
+        dq = dot((p * (dp - delta[:, None])).to(k.dtype), k, dq)
+    return dq
+
+
+@triton.jit
+def query_gradients(
+    q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr, time, heads, prefix,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m
+    row = m + tl.arange(0, block_m)
+    inside = row < time
+    start = tl.zeros((block_m,), tl.int32)
+    if packed:
+        start = tl.load(starts_ptr + batch * time + row, mask=inside, other=0)
+    kv_head = head // group
+    pk_ptr += kv_head * prefix * D
+    pv_ptr += kv_head * prefix * V
+    k_ptr += batch * k_batch + kv_head * k_head
+    v_ptr += batch * v_batch + kv_head * v_head
+    q = load_tile(q_ptr + batch * q_batch + head * q_head, row, q_row, time, D, block_d, True)
+    dy = load_tile(dy_ptr + (batch * time * heads + head) * V, row, heads * V, time, V, block_v, True)
+    numbers = (batch * heads + head) * time + row
+    lse = tl.load(lse_ptr + numbers, mask=inside, other=float("inf"))
+    delta = tl.load(delta_ptr + numbers, mask=inside, other=0.0)
+    dq = tl.zeros((block_m, block_d), tl.float32)
+    log_scale = scale * LOG2_E
+    whole = prefix // block_n * block_n
+    dq = _to_queries(
+        dq, q, dy, lse, delta, pk_ptr, pv_ptr, row, start, 0, whole, prefix, D, V, log_scale,
+        D, block_d, V, block_v, block_n, False, False,
+    )  # fmt: skip
+    dq = _to_queries(
+        dq, q, dy, lse, delta, pk_ptr, pv_ptr, row, start, whole, prefix, prefix, D, V, log_scale,
+        D, block_d, V, block_v, block_n, True, False,
+    )  # fmt: skip
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    if packed:
+        dq = _to_queries(
+            dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row, log_scale,
+            D, block_d, V, block_v, block_n, True, True,
+        )  # fmt: skip
+    dq = _to_queries(
+        dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row, log_scale,
+        D, block_d, V, block_v, block_n, False, True,
+    )  # fmt: skip
+    dq = _to_queries(
+        dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time, k_row, v_row,
+        log_scale, D, block_d, V, block_v, block_n, True, True,
+    )  # fmt: skip
+    store_tile(dq_ptr + (batch * time * heads + head) * D, row, heads * D, time, dq * scale, D, block_d)
