@@ -166,7 +166,7 @@ def test_flexible_attention_sees_the_prefix_and_the_window(monkeypatch):
     for shape in filter(peer.fits, CHECKS["prefix_attention"]):
         inputs = case.make(Draw(torch.float32, "cpu"), **shape)
         found = results(case, peer.call, inputs, False, peer)
-        torch.testing.assert_close(found, results(case, kernels.prefix_attention, inputs), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, results(case, kernels.prefix_attention, inputs, False), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_an_argument_in_two_parts_are_joined():
