@@ -68,6 +68,10 @@ class Network(nn.Module):
         """Unnormalised log-probabilities, `(..., vocab)`, of hidden states `(..., width)`."""
         raise NotImplementedError
 
+    def vocabulary(self) -> Tensor:
+        """The matrix that makes logits of hidden states, `(vocab, width)`: `logits(hidden) = hidden vocabulary()'`."""
+        return self.lm_head.weight  # pyright: ignore
+
     def new_state(self, batch: int, length: int, device=None, dtype=None) -> DecodeState:
         """An empty state of static shape with room for `length` tokens a row; device and dtype default to the
         model's."""

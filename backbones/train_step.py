@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlrl import kernels
 from nlrl.backbones.ngpt.optimizer import NormalisedAdam
 from nlrl.backbones.packing import TokenBatch, block_mask
 
 log = logging.getLogger(__name__)
+LARGE_VOCABULARY = 8192
+"""Tokens. Logits of fewer take little memory beside what a model's layers keep."""
 EAGER_STEPS = 3
 """Steps of a shape before its capture."""
 Loss = Callable[..., tuple[Tensor, Tensor]]
@@ -35,8 +38,13 @@ def target_loss(model, batch: TokenBatch, masked: bool = True, static: bool = Fa
         static: logits at every place, so that no shape depends on the data; otherwise only where there is a target.
     """
     targets = targets_of(batch, static)
-    logits = target_logits(model, batch, masked, targets)
-    return (F.cross_entropy(logits, targets.tokens, reduction="none") * targets.weights).sum(), targets.weights.sum()
+    hidden = target_hidden(model, batch, masked, targets)
+    if keeps_no_logits(model, hidden):
+        loss = kernels.linear_cross_entropy(hidden, model.vocabulary(), targets.tokens, targets.weights)
+    else:
+        losses = F.cross_entropy(wide_logits(model, hidden), targets.tokens, reduction="none")
+        loss = (losses * targets.weights).sum()
+    return loss, targets.weights.sum()
 
 
 class Targets(NamedTuple):
@@ -60,12 +68,22 @@ def targets_of(batch: TokenBatch, static: bool) -> Targets:
     return Targets(tokens[places], weights[places], places)
 
 
-def target_logits(model, batch: TokenBatch, masked: bool, targets: Targets) -> Tensor:
-    """The model's predictions of the targets, `(targets, vocab)`, in float32 at least."""
+def target_hidden(model, batch: TokenBatch, masked: bool, targets: Targets) -> Tensor:
+    """Final hidden states from which the targets are predicted, `(targets, width)`."""
     mask = block_mask(batch.documents) if masked else None
     hidden = model.hidden(batch.tokens.long(), batch.positions.long(), mask).flatten(0, 1)
-    logits = model.logits(hidden if targets.places is None else hidden[targets.places])
+    return hidden if targets.places is None else hidden[targets.places]
+
+
+def wide_logits(model, hidden: Tensor) -> Tensor:
+    """`(targets, vocab)`, in float32 at least."""
+    logits = model.logits(hidden)
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def keeps_no_logits(model, hidden: Tensor) -> bool:
+    """Whether a loss is to be made some tokens at a time: on a device, where the vocabulary is large."""
+    return hidden.is_cuda and model.config.vocab_size >= LARGE_VOCABULARY
 
 
 def make_optimizer(model, learning_rate: float, betas: tuple[float, float], weight_decay: float, device: torch.device):

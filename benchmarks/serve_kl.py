@@ -53,13 +53,13 @@ def log_ratios(model, drawn: Sequence[tuple[Sequence[int], Sequence[int], Sequen
     import torch
 
     from nlrl.backbones.packing import TokenBatch, TokenExample, pack
-    from nlrl.backbones.train_step import target_logits, targets_of
+    from nlrl.backbones.train_step import target_hidden, targets_of, wide_logits
 
     packed = pack([TokenExample(tuple(prompt), tuple(answer)) for prompt, answer, _ in drawn], ROW_LENGTH)
     batch = TokenBatch.of(packed).to(model.device)
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         targets = targets_of(batch, static=False)
-        logits = target_logits(model, batch, True, targets)
+        logits = wide_logits(model, target_hidden(model, batch, True, targets))
     theirs = logits.double().log_softmax(-1).gather(1, targets.tokens[:, None])[:, 0].cpu()
     return theirs - torch.tensor(_in_order(packed, drawn), dtype=torch.float64)
 

@@ -14,6 +14,10 @@ from nlrl.kernels.diff_attention.eager import diff_attention as _eager_diff_atte
 from nlrl.kernels.diff_attention.node import node as _diff_attention_node
 from nlrl.kernels.diff_attention.reference import diff_attention as _diff_attention
 from nlrl.kernels.dispatch import Op, OpProviders, describe
+from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eager_linear_cross_entropy
+from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
+from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
+from nlrl.kernels.linear_distillation.reference import linear_distillation as _linear_distillation
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
 from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
 from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
@@ -41,6 +45,16 @@ diff_attention = Op(
     triton="nlrl.kernels.diff_attention.triton:diff_attention",
     compiled=_eager_diff_attention,
     node=_diff_attention_node,
+)
+linear_cross_entropy = Op(
+    _linear_cross_entropy,
+    _eager_linear_cross_entropy,
+    triton="nlrl.kernels.linear_cross_entropy.triton:linear_cross_entropy",
+)
+linear_distillation = Op(
+    _linear_distillation,
+    _eager_linear_distillation,
+    triton="nlrl.kernels.linear_distillation.triton:linear_distillation",
 )
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
 prefix_attention = Op(
@@ -84,6 +98,8 @@ __all__ = [
     "bit_linear",
     "causal_conv1d",
     "diff_attention",
+    "linear_cross_entropy",
+    "linear_distillation",
     "ops",
     "paged_attention",
     "prefix_attention",

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nlrl import kernels
 from nlrl.backbones.packing import TokenBatch
-from nlrl.backbones.train_step import Loss, target_logits, targets_of
+from nlrl.backbones.train_step import Loss, keeps_no_logits, target_hidden, targets_of, wide_logits
 from nlrl.errors import NLRLError
 
 
@@ -34,9 +35,16 @@ def distilled_from(teacher) -> Loss:
     def loss(model, batch: TokenBatch, masked: bool = True, static: bool = False) -> tuple[Tensor, Tensor]:
         targets = targets_of(batch, static)
         with torch.no_grad():
-            wanted = target_logits(teacher, batch, masked, targets)
-        found = target_logits(model, batch, masked, targets)
-        return (_cross_entropy(found, wanted) * targets.weights).sum(), targets.weights.sum()
+            theirs = target_hidden(teacher, batch, masked, targets)
+        ours = target_hidden(model, batch, masked, targets)
+        if keeps_no_logits(model, ours):
+            matrices = model.vocabulary(), theirs, teacher.vocabulary().detach()
+            total = kernels.linear_distillation(ours, *matrices, targets.weights)
+        else:
+            with torch.no_grad():
+                wanted = wide_logits(teacher, theirs)
+            total = (_cross_entropy(wide_logits(model, ours), wanted) * targets.weights).sum()
+        return total, targets.weights.sum()
 
     return loss
 

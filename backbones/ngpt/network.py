@@ -151,7 +151,10 @@ class NGPTNetwork(Network):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Each within plus or minus its token's logit scale, as hidden states and embeddings are unit vectors."""
-        return F.linear(hidden, self.lm_head.weight * self.logit_scale()[:, None])
+        return F.linear(hidden, self.vocabulary())
+
+    def vocabulary(self) -> Tensor:
+        return self.lm_head.weight * self.logit_scale()[:, None]
 
     @torch.no_grad()
     def after_step(self) -> None:

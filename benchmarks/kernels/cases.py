@@ -100,6 +100,23 @@ def bit_linear(draw: Draw, rows: int, inputs: int, outputs: int) -> Inputs:
     }  # fmt: skip
 
 
+def linear_cross_entropy(draw: Draw, tokens: int, width: int, vocab: int) -> Inputs:
+    return {
+        "hidden": draw.normal(tokens, width), "matrix": draw.normal(vocab, width) * width**-0.5,
+        "targets": torch.randint(vocab, (tokens,), generator=draw._generator, device=draw.device),
+        "weights": torch.ones(tokens, device=draw.device),
+    }  # fmt: skip
+
+
+def linear_distillation(draw: Draw, tokens: int, width: int, teacher_width: int, vocab: int) -> Inputs:
+    return {
+        "hidden": draw.normal(tokens, width), "matrix": draw.normal(vocab, width) * width**-0.5,
+        "teacher_hidden": draw.normal(tokens, teacher_width),
+        "teacher_matrix": draw.normal(vocab, teacher_width) * teacher_width**-0.5,
+        "weights": torch.ones(tokens, device=draw.device),
+    }  # fmt: skip
+
+
 def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
     angle = 6.28 * draw.share(1, time, 1, head_dim // 2)
     return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
@@ -220,6 +237,8 @@ CASES: dict[str, Case] = {
     "unit_lerp": Case(unit_lerp, ("h", "x", "a")),
     "adam_normalise": Case(adam_normalise, outputs=_stepped),
     "bit_linear": Case(bit_linear),
+    "linear_cross_entropy": Case(linear_cross_entropy, ("hidden", "matrix")),
+    "linear_distillation": Case(linear_distillation, ("hidden", "matrix")),
     "rotary": Case(rotary, ("x",)),
     "swiglu": Case(swiglu, ("up_gate",)),
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),

@@ -236,6 +236,21 @@ def dense_sdpa(query: Tensor, dense_keys: Tensor, dense_values: Tensor) -> Tenso
     return F.scaled_dot_product_attention(query, dense_keys, dense_values, enable_gqa=True)[:, :, 0]
 
 
+def liger_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Of equal weights, 1 each."""
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Loss
+
+    found: Any = Loss.apply(hidden, matrix, targets, None, None, -100, 0.0, 0.0, "sum")
+    return (found[0] if isinstance(found, tuple) else found).float()
+
+
+def fla_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Of equal weights, 1 each."""
+    from fla.modules.fused_linear_cross_entropy import fused_linear_cross_entropy_loss
+
+    return fused_linear_cross_entropy_loss(hidden, targets, matrix, reduction="sum").float()
+
+
 def _dense_matrix(inputs: Inputs) -> Inputs:
     """x, and the matrix that signs, scales and shifts say."""
     x = inputs["x"]
@@ -268,6 +283,10 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "bit_linear": {
         "matrix in 2 bytes": BenchPeer("torch", F.linear, prepare=_dense_matrix, same=False),
         "gemlite": BenchPeer("gemlite", gemlite_linear, prepare=_gemlite_layer, same=False),
+    },
+    "linear_cross_entropy": {
+        "liger_kernel": BenchPeer("liger_kernel", liger_cross_entropy),
+        "fla": BenchPeer("fla", fla_cross_entropy),
     },
     "rotary": {"fla": BenchPeer("fla", fla_rotary)},
     "swiglu": {

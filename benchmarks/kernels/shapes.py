@@ -87,6 +87,14 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [_decode(_bits(rows, 192, 768)) for rows in (1, 64)],
         "paper": [_decode(_bits(rows, 8192, 8192)) for rows in (1, 16, 64, 256)] + [_decode(_bits(1, 2560, 10576))],
     },
+    "linear_cross_entropy": {
+        "small": [Timed({"tokens": 8192, "width": 192, "vocab": 2048})],
+        "paper": [Timed({"tokens": 8192, "width": 4096, "vocab": vocab}) for vocab in (32000, 131072)],
+    },
+    "linear_distillation": {
+        "small": [Timed({"tokens": 8192, "width": 192, "teacher_width": 192, "vocab": 2048})],
+        "paper": [Timed({"tokens": 8192, "width": 2560, "teacher_width": 4096, "vocab": 32000})],
+    },
     "rotary": {
         "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
         "paper": [Timed({"batch": 4, "time": 4096, "heads": 32, "head_dim": 128})],
@@ -143,6 +151,8 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"rows": 40, "columns": 13, "axis": 0, "rounded": 0},
     ],
     "bit_linear": [_bits(1, 100, 70), _bits(17, 203, 40)],
+    "linear_cross_entropy": [{"tokens": 11, "width": 24, "vocab": 70}],
+    "linear_distillation": [{"tokens": 11, "width": 24, "teacher_width": 16, "vocab": 70}],
     "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "swiglu": [{"tokens": 17, "channels": 70}],
     "causal_conv1d": [
@@ -184,6 +194,8 @@ TARGETS: dict[str, list[Target]] = {
     ],
     "adam_normalise": [Target(1 / 1.15, "fused AdamW alone")],
     "bit_linear": [Target(1.0, "matrix in 2 bytes"), Target(1.5, "gemlite")],
+    "linear_distillation": [Target(1.0, "torch,torch.compile", ("both",))],
+    "linear_cross_entropy": [Target(1.0, "liger_kernel,fla", ("both",))],
     "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
     "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
     "causal_conv1d": [

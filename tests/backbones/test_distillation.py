@@ -126,3 +126,17 @@ def test_the_loss_compiles_without_a_break():
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     for found, expected in zip(compiled(net, batch, True, True), loss(net, batch, True, True), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loss", ["tokens", "teacher"])
+def test_without_logits_in_memory_losses_and_gradients_are_the_same(loss, monkeypatch):
+    model, batch = student(), TokenBatch.of(pack(EXAMPLES, 16))
+    function = target_loss if loss == "tokens" else distilled_from(teacher())
+    found = []
+    for kept in (False, True):
+        for module in ("nlrl.backbones.train_step", "nlrl.backbones.bimamba.distillation"):
+            monkeypatch.setattr(f"{module}.keeps_no_logits", lambda model, hidden, kept=kept: not kept)
+        total, _ = function(model, batch)
+        found.append([total.detach(), *torch.autograd.grad(total, list(model.parameters()))])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)

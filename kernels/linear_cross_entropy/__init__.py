@@ -1,0 +1,1 @@
+"""Logits and their cross-entropy with the next tokens, without keeping logits."""

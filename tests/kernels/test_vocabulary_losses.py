@@ -1,0 +1,135 @@
+"""Losses over a vocabulary without their logits: against autograd of the plain formulas in float64."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nlrl import kernels
+from nlrl.kernels import vocabulary
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+OPS = ("linear_cross_entropy", "linear_distillation")
+SHAPES = [(1, 4, 3), (9, 8, 37), (20, 16, 100)]
+"""Tokens, width, vocabulary."""
+DEVICE_SHAPES = [(300, 256, 2048), (777, 512, 32003), (2500, 128, 50000)]
+
+
+def inputs(name, shape, dtype=torch.float64, device="cpu"):
+    """Hidden states, matrix, what is aimed at, weights; one weight is zero."""
+    tokens, width, vocab = shape
+    draw = torch.Generator().manual_seed(sum(shape))
+    hidden, matrix = (torch.randn(size, width, generator=draw, dtype=torch.float64) for size in (tokens, vocab))
+    weights = torch.rand(tokens, generator=draw)
+    weights[-1] = 0 if tokens > 1 else 1
+    if name == "linear_cross_entropy":
+        aims = [torch.randint(vocab, (tokens,), generator=draw).to(device)]
+    else:
+        aims = [torch.randn(size, 6, generator=draw, dtype=torch.float64).to(device, dtype) for size in (tokens, vocab)]
+    return [hidden.to(device, dtype), matrix.to(device, dtype), *aims, weights.to(device)]
+
+
+def results(function, arguments):
+    """Loss and gradients, in float64; the loss is used twice as much as it is."""
+    hidden, matrix, *rest = arguments
+    leaves = [part.detach().clone().requires_grad_() for part in (hidden, matrix)]
+    loss = function(*leaves, *rest)
+    return [loss.detach().double(), *(part.double() for part in torch.autograd.grad(2 * loss, leaves))]
+
+
+def widened(arguments):
+    return [part.double() if part.is_floating_point() else part for part in arguments]
+
+
+def assert_as_exact(name, function, shape, dtype, device="cpu"):
+    """Errors are at most 1.5 times those of PyTorch in the same dtype."""
+    op, arguments = kernels.ops()[name], inputs(name, shape, dtype, device)
+    exact, plain = results(op.reference, widened(arguments)), results(op.reference, arguments)
+    for what, found, theirs, wanted in zip(
+        ("loss", "dh", "dW"), results(function, arguments), plain, exact, strict=True
+    ):
+        error, allowed = ((part - wanted).norm().item() for part in (found, theirs))
+        least = 8 * torch.finfo(torch.float32).eps * wanted.norm().item() + torch.finfo(dtype).eps * (what == "loss")
+        assert error <= 1.5 * allowed + least, f"{name} {what} {shape} {dtype}: {error}, {allowed}"
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 26])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", OPS)
+def test_agrees_with_the_plain_formula_in_float64_whatever_is_done_at_once(name, shape, at_once, monkeypatch):
+    monkeypatch.setattr(vocabulary, "LOGITS_AT_ONCE", at_once)
+    op, arguments = kernels.ops()[name], inputs(name, shape)
+    for found, exact in zip(results(op, arguments), results(op.reference, arguments), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_errors_are_those_of_the_plain_formula(name):
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_as_exact(name, kernels.ops()[name], SHAPES[2], dtype)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_autocast_decides_the_dtype_of_products_as_it_does_for_linear_layers(name):
+    op, arguments = kernels.ops()[name], inputs(name, SHAPES[1], torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = (function(*arguments) for function in (op, op.reference))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(found, op(*arguments))
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    hidden, matrix, targets, weights = inputs("linear_cross_entropy", SHAPES[1])
+    loss = kernels.linear_cross_entropy(hidden, matrix.requires_grad_(), targets, weights)
+    loss.backward()
+    assert matrix.grad is not None
+    assert not kernels.linear_cross_entropy(hidden, matrix.detach(), targets, weights).requires_grad
+
+
+def check_triton(device: str) -> None:
+    """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
+    from nlrl.kernels.linear_cross_entropy import triton as module
+    from nlrl.kernels.linear_distillation.triton import linear_distillation
+
+    before = module.LOGITS_AT_ONCE
+    for at_once in (32, before):
+        module.LOGITS_AT_ONCE = at_once
+        for name, function in zip(OPS, (module.linear_cross_entropy, linear_distillation), strict=True):
+            for shape in SHAPES:
+                for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
+                    assert_as_exact(name, function, shape, dtype, device)
+            arguments = inputs(name, SHAPES[1], device=device)
+            assert function(*arguments).dtype == torch.float64
+            assert function(arguments[0][:0], *arguments[1:]).item() == 0 or name != OPS[0]
+    module.LOGITS_AT_ONCE = before
+
+
+def test_triton_kernels_in_the_interpreter():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+
+
+@needs_cuda
+def test_triton_kernels_on_the_device():
+    check_triton("cuda")
+    assert kernels.linear_cross_entropy._choose(torch.ones(2, device="cuda")).__module__.endswith("triton")
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", DEVICE_SHAPES)
+@pytest.mark.parametrize("name", OPS)
+def test_real_sizes_are_exact_and_repeatable(name, shape, dtype):
+    op, arguments = kernels.ops()[name], inputs(name, shape, dtype, "cuda")
+    assert_as_exact(name, op, shape, dtype, "cuda")
+    first, second = results(op, arguments), results(op, arguments)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    check_triton("cpu")
