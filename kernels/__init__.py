@@ -21,6 +21,8 @@ from nlrl.kernels.linear_distillation.reference import linear_distillation as _l
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
 from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
 from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
+from nlrl.kernels.rms_norm.eager import rms_norm as _eager_rms_norm
+from nlrl.kernels.rms_norm.reference import rms_norm as _rms_norm
 from nlrl.kernels.rotary.eager import rotary as _eager_rotary
 from nlrl.kernels.rotary.reference import rotary as _rotary
 from nlrl.kernels.sample.reference import sample as _sample
@@ -63,6 +65,7 @@ prefix_attention = Op(
     triton="nlrl.kernels.prefix_attention.triton:prefix_attention",
     compiled=_eager_prefix_attention,
 )
+rms_norm = Op(_rms_norm, _eager_rms_norm, triton="nlrl.kernels.rms_norm.triton:rms_norm")
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")
 sample = Op(_sample, _sample, triton="nlrl.kernels.sample.triton:sample")
 selective_scan = Op(
@@ -104,6 +107,7 @@ __all__ = [
     "paged_attention",
     "prefix_attention",
     "providers",
+    "rms_norm",
     "rotary",
     "sample",
     "selective_scan",

@@ -117,6 +117,17 @@ def linear_distillation(draw: Draw, tokens: int, width: int, teacher_width: int,
     }  # fmt: skip
 
 
+def rms_norm(draw: Draw, rows: int, width: int, added: int = 0) -> Inputs:
+    return {
+        "x": 3 * draw.normal(rows, width), "weight": 0.5 + draw.share(width).to(draw.dtype),
+        "residual": draw.normal(rows, width) if added else None,
+    }  # fmt: skip
+
+
+def _normed(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    return dict(zip(("y", "sum"), result, strict=True)) if isinstance(result, tuple) else {"y": result}
+
+
 def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
     angle = 6.28 * draw.share(1, time, 1, head_dim // 2)
     return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
@@ -239,6 +250,7 @@ CASES: dict[str, Case] = {
     "bit_linear": Case(bit_linear),
     "linear_cross_entropy": Case(linear_cross_entropy, ("hidden", "matrix")),
     "linear_distillation": Case(linear_distillation, ("hidden", "matrix")),
+    "rms_norm": Case(rms_norm, ("x", "weight"), _normed),
     "rotary": Case(rotary, ("x",)),
     "swiglu": Case(swiglu, ("up_gate",)),
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),

@@ -236,6 +236,15 @@ def dense_sdpa(query: Tensor, dense_keys: Tensor, dense_values: Tensor) -> Tenso
     return F.scaled_dot_product_attention(query, dense_keys, dense_values, enable_gqa=True)[:, :, 0]
 
 
+def liger_rms_norm(x: Tensor, weight: Tensor, residual: Tensor | None):
+    from liger_kernel.ops.fused_add_rms_norm import LigerFusedAddRMSNormFunction
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    if residual is None:
+        return LigerRMSNormFunction.apply(x, weight, 1e-6, 0.0, "llama", False)
+    return LigerFusedAddRMSNormFunction.apply(x, residual, weight, 1e-6, 0.0, "llama", False)
+
+
 def liger_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Of equal weights, 1 each."""
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Loss
@@ -288,6 +297,7 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         "liger_kernel": BenchPeer("liger_kernel", liger_cross_entropy),
         "fla": BenchPeer("fla", fla_cross_entropy),
     },
+    "rms_norm": {"liger_kernel": BenchPeer("liger_kernel", liger_rms_norm)},
     "rotary": {"fla": BenchPeer("fla", fla_rotary)},
     "swiglu": {
         "liger_kernel": BenchPeer("liger_kernel", liger_swiglu, prepare=_halves, joined=_whole_gradient),

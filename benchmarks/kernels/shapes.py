@@ -95,6 +95,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [Timed({"tokens": 8192, "width": 192, "teacher_width": 192, "vocab": 2048})],
         "paper": [Timed({"tokens": 8192, "width": 2560, "teacher_width": 4096, "vocab": 32000})],
     },
+    "rms_norm": {
+        "small": [Timed({"rows": 8192, "width": 192})],
+        "paper": [Timed({"rows": 16384, "width": 4096}), Timed({"rows": 16384, "width": 4096, "added": 1})],
+    },
     "rotary": {
         "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
         "paper": [Timed({"batch": 4, "time": 4096, "heads": 32, "head_dim": 128})],
@@ -153,6 +157,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
     "bit_linear": [_bits(1, 100, 70), _bits(17, 203, 40)],
     "linear_cross_entropy": [{"tokens": 11, "width": 24, "vocab": 70}],
     "linear_distillation": [{"tokens": 11, "width": 24, "teacher_width": 16, "vocab": 70}],
+    "rms_norm": [{"rows": 13, "width": 70}, {"rows": 13, "width": 70, "added": 1}],
     "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "swiglu": [{"tokens": 17, "channels": 70}],
     "causal_conv1d": [
@@ -196,6 +201,7 @@ TARGETS: dict[str, list[Target]] = {
     "bit_linear": [Target(1.0, "matrix in 2 bytes"), Target(1.5, "gemlite")],
     "linear_distillation": [Target(1.0, "torch,torch.compile", ("both",))],
     "linear_cross_entropy": [Target(1.0, "liger_kernel,fla", ("both",))],
+    "rms_norm": [Target(0.95, "liger_kernel,torch.compile")],
     "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
     "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
     "causal_conv1d": [

@@ -1,0 +1,1 @@
+"""RMSNorm, and the sum of a residual stream before it."""
