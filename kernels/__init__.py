@@ -18,6 +18,8 @@ from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eag
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
 from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
 from nlrl.kernels.linear_distillation.reference import linear_distillation as _linear_distillation
+from nlrl.kernels.norm_rotary.eager import norm_rotary as _eager_norm_rotary
+from nlrl.kernels.norm_rotary.reference import norm_rotary as _norm_rotary
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
 from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
 from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
@@ -58,6 +60,7 @@ linear_distillation = Op(
     _eager_linear_distillation,
     triton="nlrl.kernels.linear_distillation.triton:linear_distillation",
 )
+norm_rotary = Op(_norm_rotary, _eager_norm_rotary, triton="nlrl.kernels.norm_rotary.triton:norm_rotary")
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
 prefix_attention = Op(
     _prefix_attention,
@@ -103,6 +106,7 @@ __all__ = [
     "diff_attention",
     "linear_cross_entropy",
     "linear_distillation",
+    "norm_rotary",
     "ops",
     "paged_attention",
     "prefix_attention",

@@ -34,7 +34,7 @@ from nlrl import kernels
 from nlrl.backbones.attention import Context, attend, context
 from nlrl.backbones.network import CheckpointedLayer, Network
 from nlrl.backbones.ngpt.fields import NGPTFields
-from nlrl.backbones.rotary import frequencies, rotary
+from nlrl.backbones.rotary import frequencies
 
 SMALLEST_SQUARE = 1e-24
 """Added to a mean square, so that a zero vector does not become NaN; no other vector notices."""
@@ -81,13 +81,14 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, context: Context) -> Tensor:
         qkv = self.qkv(h).unflatten(-1, (-1, self.head_dim))
         query_key, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), 2)
+        scale = self.qk_scale().square().view(self.heads, self.head_dim)
+        scale = F.pad(scale, (0, 0, 0, self.kv_heads), value=1.0)
         if self.rope == "official":
             query_key = official_rotary(query_key, context.cos, context.sin)
+            query_key = F.rms_norm(query_key, (self.head_dim,), eps=SMALLEST_SQUARE) * scale.to(query_key.dtype)
         else:
-            query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
-        query_key = F.rms_norm(query_key, (self.head_dim,), eps=SMALLEST_SQUARE)
+            query_key = kernels.norm_rotary(query_key, context.cos, context.sin, scale, SMALLEST_SQUARE, True)
         query, key = query_key.split((self.heads, self.kv_heads), 2)
-        query = query * self.qk_scale().square().view(self.heads, self.head_dim).to(query.dtype)
         return self.output(attend(query, key, value, self.layer, context))
 
 

@@ -133,6 +133,10 @@ def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inpu
     return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
 
 
+def norm_rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
+    return rotary(draw, batch, time, heads, head_dim) | {"scale": 0.5 + draw.share(heads, head_dim)}
+
+
 def swiglu(draw: Draw, tokens: int, channels: int) -> Inputs:
     return {"up_gate": draw.normal(tokens, 2 * channels)}
 
@@ -252,6 +256,7 @@ CASES: dict[str, Case] = {
     "linear_distillation": Case(linear_distillation, ("hidden", "matrix")),
     "rms_norm": Case(rms_norm, ("x", "weight"), _normed),
     "rotary": Case(rotary, ("x",)),
+    "norm_rotary": Case(norm_rotary, ("x", "scale")),
     "swiglu": Case(swiglu, ("up_gate",)),
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),

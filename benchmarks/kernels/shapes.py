@@ -103,6 +103,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
         "paper": [Timed({"batch": 4, "time": 4096, "heads": 32, "head_dim": 128})],
     },
+    "norm_rotary": {
+        "small": [Timed({"batch": 16, "time": 512, "heads": 12, "head_dim": 32})],
+        "paper": [Timed({"batch": 4, "time": 4096, "heads": 32, "head_dim": 128})],
+    },
     "swiglu": {
         "small": [Timed({"tokens": 8192, "channels": 512})],
         "paper": [Timed({"tokens": 16384, "channels": 5504}), Timed({"tokens": 8192, "channels": 14336})],
@@ -159,6 +163,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
     "linear_distillation": [{"tokens": 11, "width": 24, "teacher_width": 16, "vocab": 70}],
     "rms_norm": [{"rows": 13, "width": 70}, {"rows": 13, "width": 70, "added": 1}],
     "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
+    "norm_rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "swiglu": [{"tokens": 17, "channels": 70}],
     "causal_conv1d": [
         {"batch": 2, "time": 40, "channels": 24, "taps": 4},
@@ -203,6 +208,7 @@ TARGETS: dict[str, list[Target]] = {
     "linear_cross_entropy": [Target(1.0, "liger_kernel,fla", ("both",))],
     "rms_norm": [Target(0.95, "liger_kernel,torch.compile")],
     "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
+    "norm_rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch,torch.compile")],
     "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
     "causal_conv1d": [
         Target(0.95, "causal_conv1d kernel,fla", FORWARD, False),

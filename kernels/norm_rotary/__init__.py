@@ -1,0 +1,1 @@
+"""Queries and keys of nGPT: turned by position, of one length, scaled."""
