@@ -18,6 +18,8 @@ from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eag
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
 from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
 from nlrl.kernels.linear_distillation.reference import linear_distillation as _linear_distillation
+from nlrl.kernels.mamba2_step.eager import mamba2_step as _eager_mamba2_step
+from nlrl.kernels.mamba2_step.reference import mamba2_step as _mamba2_step
 from nlrl.kernels.norm_rotary.eager import norm_rotary as _eager_norm_rotary
 from nlrl.kernels.norm_rotary.reference import norm_rotary as _norm_rotary
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
@@ -60,6 +62,7 @@ linear_distillation = Op(
     _eager_linear_distillation,
     triton="nlrl.kernels.linear_distillation.triton:linear_distillation",
 )
+mamba2_step = Op(_mamba2_step, _eager_mamba2_step, triton="nlrl.kernels.mamba2_step.triton:mamba2_step")
 norm_rotary = Op(_norm_rotary, _eager_norm_rotary, triton="nlrl.kernels.norm_rotary.triton:norm_rotary")
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
 prefix_attention = Op(
@@ -106,6 +109,7 @@ __all__ = [
     "diff_attention",
     "linear_cross_entropy",
     "linear_distillation",
+    "mamba2_step",
     "norm_rotary",
     "ops",
     "paged_attention",

@@ -69,6 +69,11 @@ class RMSNorm(nn.Module):
         return (wide.flatten(-2) * self.weight).to(self.weight.dtype)
 
 
+def steps_alone(x: Tensor, state: BiMambaState | None) -> bool:
+    """Whether a call is one new token a row, and a kernel is made for that."""
+    return x.is_cuda and x.shape[1] == 1 and state is not None and not torch.is_grad_enabled()
+
+
 class Mixer(nn.Module):
     def __init__(self, config: BiMambaFields, layer: int):
         super().__init__()
@@ -84,11 +89,21 @@ class Mixer(nn.Module):
         self.out_proj = projection(config, config.inner_size, config.hidden_size)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        if steps_alone(x, context.state):
+            return self.out_proj(self._step(self.in_proj(x), context))
         z, mixed, dt = self.in_proj(x).split(self.sizes, -1)
         x, B, C = self._convolved(mixed, context)
         y = self._scanned(x, self._steps(dt), B, C, context)
         wide = y.to(at_least_float32(y))
         return self.out_proj(self.norm(wide * F.silu(z.to(wide.dtype))))
+
+    def _step(self, projected: Tensor, context: Context) -> Tensor:
+        """One new token a row."""
+        state, c, i = context.state, self.config, self.layer
+        assert state is not None
+        weights = self.conv_weight, self.conv_bias, self.A_log, self.D, self.dt_bias, self.norm.weight
+        where = context.position_ids[:, 0], c.layer_norm_epsilon, c.n_groups, c.norm_groups
+        return kernels.mamba2_step(projected[:, 0], state.windows[i], state.states[i], *weights, *where)[:, None]
 
     def _convolved(self, mixed: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """x `(batch, time, heads, head_dim)`; B and C `(batch, time, groups, state_size)`."""

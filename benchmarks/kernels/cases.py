@@ -179,6 +179,24 @@ def ssd(
     return inputs | ({"overwrite": True} if time == 1 else {})
 
 
+def mamba2_step(
+    draw: Draw, rows: int, heads: int, head_dim: int, groups: int, states: int, taps: int
+) -> Inputs:  # fmt: skip
+    inner, conv = heads * head_dim, heads * head_dim + 2 * groups * states
+    return {
+        "projected": draw.normal(rows, inner + conv + heads), "window": draw.normal(rows, taps - 1, conv),
+        "state": draw.normal(rows, heads, head_dim, states, dtype=draw.wide),
+        "conv_weight": 0.5 * draw.normal(conv, taps), "conv_bias": draw.normal(conv),
+        "A_log": draw.normal(heads, dtype=draw.wide), "D": draw.normal(heads, dtype=draw.wide),
+        "dt_bias": draw.normal(heads, dtype=draw.wide), "norm_weight": 0.5 + draw.share(inner).to(draw.dtype),
+        "positions": torch.arange(rows, device=draw.device), "eps": 1e-5, "groups": groups,
+    }  # fmt: skip
+
+
+def _decoded(result: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+    return {"y": result, "window": inputs["window"], "state": inputs["state"]}
+
+
 def diff_attention(
     draw: Draw, batch: int, time: int, heads: int, kv_heads: int, width: int, documents: bool = False
 ) -> Inputs:  # fmt: skip
@@ -261,6 +279,7 @@ CASES: dict[str, Case] = {
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
+    "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
     "prefix_attention": Case(prefix_attention, ("query", "key", "value", "prefix_key", "prefix_value")),
     "paged_attention": Case(paged_attention),

@@ -41,6 +41,10 @@ def _ssd(batch: int, time: int, heads: int = 80, head_dim: int = 64, states: int
     return {"batch": batch, "time": time, "heads": heads, "head_dim": head_dim, "groups": 1, "states": states}
 
 
+def _step(rows: int, heads: int, head_dim: int, states: int) -> dict[str, int]:
+    return {"rows": rows, "heads": heads, "head_dim": head_dim, "groups": 1, "states": states, "taps": 4}
+
+
 def _conv(batch: int, time: int, channels: int = 3200) -> dict[str, int]:
     return {"batch": batch, "time": time, "channels": channels, "taps": 4}
 
@@ -123,6 +127,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [Timed(_ssd(16, 512, 8, 48, 64)), _decode(_ssd(64, 1, 8, 48, 64))],
         "paper": [Timed(_ssd(8, 2048)), _decode(_ssd(64, 1)), _decode(_ssd(128, 1))],
     },
+    "mamba2_step": {
+        "small": [_decode(_step(64, 8, 48, 64))],
+        "paper": [_decode(_step(rows, 80, 64, 128)) for rows in (1, 64, 128)],
+    },
     "diff_attention": {
         "small": [Timed(_diff(16, 512, 3, 32))],
         "paper": [
@@ -181,6 +189,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 1, "time": 70, "heads": 4, "head_dim": 24, "groups": 2, "states": 40},
         {"batch": 3, "time": 1, "heads": 2, "head_dim": 16, "groups": 1, "states": 16},
     ],
+    "mamba2_step": [_step(3, 4, 8, 16), _step(2, 3, 12, 10)],
     "diff_attention": [
         {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
         {"batch": 1, "time": 40, "heads": 2, "kv_heads": 2, "width": 16, "documents": True},
@@ -224,6 +233,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.5, "mamba_ssm kernel", ("backward",), False),
         _SCAN_DECODE,
     ],
+    "mamba2_step": [_SCAN_DECODE],
     "diff_attention": [
         Target(1.3, "2 x sdpa,2 x flex", FORWARD),
         Target(1.4, "2 x sdpa,2 x flex", ("backward",)),

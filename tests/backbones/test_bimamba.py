@@ -605,3 +605,21 @@ def test_training_steps_are_captured_as_graphs(compile, caplog):
         losses.append(float(step.loss_sum))
     assert losses[-1] < losses[0]
     assert "from now on" not in caplog.text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+def test_tokens_one_by_one_through_the_step_of_a_device_give_the_same_logits(packed, monkeypatch):
+    one = pack(model()) if packed else model()
+    ids = tokens()
+    found = []
+    for alone in (False, True):
+        monkeypatch.setattr(
+            "nlrl.backbones.bimamba.network.steps_alone", lambda x, state, on=alone: on and state is not None
+        )
+        state, logits = one.new_state(len(ids), ids.shape[1]), []
+        for t in range(ids.shape[1]):
+            where = torch.tensor([[t], [t if t < 8 else -1]])
+            logits.append(one.logits(one.hidden(ids[:, t : t + 1], where, state=state))[:, 0][: 2 if t < 8 else 1])
+        found.append(torch.cat(logits))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
