@@ -169,7 +169,7 @@ def usage(data: Any) -> tuple[int, int] | None:
     """(prompt tokens, completion tokens) as the endpoint reports them, or None."""
     try:
         return int(data["usage"]["prompt_tokens"]), int(data["usage"]["completion_tokens"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -184,8 +184,9 @@ def completion(data: Any, model: str) -> Completion:
         text = _text(choice)
         tokens = tuple(int(token) for token in choice.get("token_ids") or ())
         logprobs = _logprobs(choice.get("logprobs") or {})
-        reason = choice.get("finish_reason") or "stop"
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        reason = _sendable(str(choice.get("finish_reason") or "stop"))
+        spoke = _spoke(data, model)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UnreadableAnswer(f"the answer is no completion ({type(error).__name__}: {error})") from error
     finish = _FINISH.get(reason, "stop")
     return Completion(
@@ -193,7 +194,7 @@ def completion(data: Any, model: str) -> Completion:
         tokens=tokens,
         logprobs=logprobs if not tokens or len(tokens) == len(logprobs) else (),
         finish_reason=finish,
-        weight_version=_spoke(data, model),
+        weight_version=spoke,
         prompt_tokens=(usage(data) or (0, 0))[0],
         error=f"the endpoint ended the answer: {reason}" if finish == "error" else "",
     )
@@ -206,7 +207,12 @@ def _text(choice: Mapping[str, Any]) -> str:
         text = choice["message"].get("content") or choice["message"].get("refusal") or ""
     if not isinstance(text, str):
         raise TypeError(f"the text is a {type(text).__name__}")
-    return text
+    return _sendable(text)
+
+
+def _sendable(text: str) -> str:
+    """JSON can hold halves of characters, which no file and no later request can; they become question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _logprobs(given: Mapping[str, Any]) -> tuple[float, ...]:
@@ -218,4 +224,4 @@ def _logprobs(given: Mapping[str, Any]) -> tuple[float, ...]:
 def _spoke(data: Mapping[str, Any], model: str) -> str:
     """Which weights answered, as far as the endpoint says."""
     name, fingerprint = data.get("model") or model, data.get("system_fingerprint")
-    return f"{name}@{fingerprint}" if fingerprint else str(name)
+    return _sendable(f"{name}@{fingerprint}" if fingerprint else str(name))
