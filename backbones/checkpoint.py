@@ -13,7 +13,7 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,6 +37,15 @@ INDEX = "model.safetensors.index.json"
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 VOCABULARY_KEY = "vocabulary"
 """Of the weights' metadata: the fingerprint of the tokenizer they were saved with."""
+
+
+def refuse_pickle(path: Path) -> NoReturn:
+    """Raises: NLRLError: pickles are read by those who ask for them."""
+    raise NLRLError(
+        f"{path} is a pickle; weights are read from safetensors files only. If you trust it, make a folder of it once: "
+        f"`model, tokenizer = nlrl.backbones.load(FOLDER, pickles=True)`, then `nlrl.backbones.save(model, tokenizer, "
+        "NEW_FOLDER)`"
+    )
 
 
 def read_json(path: Path) -> dict:

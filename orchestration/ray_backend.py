@@ -6,10 +6,13 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray._private import ray_constants
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
@@ -70,7 +73,8 @@ class RayBackend:
         if address in (None, "", "local"):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker with num_gpus=0 sees none
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+            with _on_loopback():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
             self._own = self._local = True
             return
         if address.startswith("http"):
@@ -100,6 +104,22 @@ class RayBackend:
         if self._local:
             raise NLRLError(f"{shortage}. Use fewer workers, or raise the cluster's num_cpus")
         _log.warning("%s; waiting until there is room (a cluster may grow)", shortage)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started in the block listens on this machine's loopback address alone.
+
+    Who reaches a cluster runs code on it. On Linux Ray listens on all addresses, because a cluster may grow; it has no
+    argument for one that will not (`_node_ip_address` is taken for a mistake if it is 127.0.0.1), but a switch that it
+    sets by itself on other systems.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 class MortalHost(Host):
