@@ -25,6 +25,7 @@ from nlrl.backbones.event_loop import EventLoopThread
 from nlrl.backbones.language_model import Completion, LanguageModelError, Request
 from nlrl.backbones.metering import Meter
 from nlrl.errors import NLRLError
+from nlrl.keys import plain_address, refuse_keys, variable_name
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ LONGEST_BACKOFF = 30.0
 class OpenAISettings(BaseModel):
     """One endpoint and how to treat it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
@@ -69,9 +70,15 @@ class OpenAISettings(BaseModel):
     def _plain_address(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
-        if "@" in value:
-            raise ValueError("must not hold a password; the key belongs into the variable that api_key_env names")
-        return value.rstrip("/")
+        return plain_address(value).rstrip("/")
+
+    _key_is_named = field_validator("api_key_env")(variable_name)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _without_keys(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(fields, "extra_body")
+        return fields
 
     @model_validator(mode="after")
     def _priced(self) -> OpenAISettings:
