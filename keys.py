@@ -74,7 +74,7 @@ def plain_address(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        held = "@" in parts.netloc or any(_NAMES.search(name.replace("-", "_")) for name, _ in parse_qsl(parts.query))
+        held = "@" in url or any(_NAMES.search(name.replace("-", "_")) for name, _ in parse_qsl(parts.query))
     except ValueError:
         held = "@" in url
     if held:

@@ -15,6 +15,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -217,7 +218,13 @@ class OpenAIModel:
                 raise
             if (used := wire.usage(data)) is not None:
                 reservation.settle(*used)
-            return wire.obeyed(wire.completion(data, self.settings.model), request.sampling.constraint)
+            answer = wire.obeyed(wire.completion(data, self.settings.model), request.sampling.constraint)
+            return self._scrubbed(answer)
+
+    def _scrubbed(self, answer: Completion) -> Completion:
+        """Without the key, should the endpoint say it: what it says is recorded."""
+        said = {name: getattr(answer, name) for name in ("text", "weight_version", "error")}
+        return replace(answer, **{name: self._endpoint.scrub(text) for name, text in said.items()})
 
     async def _explained(self, error: Any) -> Exception:
         """The failure, with the names of the models that there are if the name was wrong."""
@@ -230,7 +237,7 @@ class OpenAIModel:
     async def _model_names(self) -> list[str]:
         try:
             data: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5.0})
-            return sorted(str(entry["id"]) for entry in data["data"])[:10]
+            return sorted(self._endpoint.scrub(str(entry["id"])) for entry in data["data"])[:10]
         except Exception:  # only a courtesy: the failure itself is what matters
             return []
 
