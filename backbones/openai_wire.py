@@ -9,7 +9,6 @@ answer is never left out. A JSON schema goes as `response_format`; a choice and 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,8 @@ OPENAI = "https://api.openai.com"
 _OTHERS = ("min_p", "ignore_end")
 """Settings that servers of open models have and OpenAI's own endpoint has not."""
 
+_PATTERN_SECONDS = 1.0
+"""What checking an answer against a pattern may take."""
 _FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "error", "abort": "error", "error": "error"}
 _TEMPLATE, _PER_MESSAGE = (
     64,
@@ -80,9 +81,13 @@ def _obeys(text: str, constraint: Constraint) -> bool:
         return text in constraint.value
     if constraint.kind == "json_schema":
         return _parsed(text) is not None
+    import regex  # `re` has no limit, and some patterns take for ever on texts made for them
+
     try:
-        return re.fullmatch(str(constraint.value), text) is not None
-    except re.error:  # another dialect than Python's
+        return regex.fullmatch(str(constraint.value), text, timeout=_PATTERN_SECONDS) is not None
+    except TimeoutError:
+        return False
+    except Exception:  # another dialect than Python's, on which the library fails in several ways
         return True
 
 

@@ -11,6 +11,7 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.printable import printable
 
 app = SubcommandApp()
 Where = tyro.conf.Positional
@@ -60,7 +61,7 @@ def check_texts_command(
     from nlrl.orchestration.check_texts import check_texts
 
     found = check_texts(run, iteration, parts, states, prompts)
-    print(f"{found.page.read_text(encoding='utf-8')}\n({found.page})")
+    print(f"{printable(found.page.read_text(encoding='utf-8'))}\n({found.page})")
 
 
 @app.command(name="eval")
@@ -413,7 +414,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         else:
             _others(arguments)
     except NLRLError as error:
-        print(f"nlrl: {error}", file=sys.stderr)
+        print(f"nlrl: {printable(str(error))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, EOFError):
         print("nlrl: stopped; run the same command again to go on", file=sys.stderr)

@@ -60,7 +60,8 @@ def serve(settings: ServeSettings) -> None:
     listener = listening(settings.host, settings.port)
     with listener, _stopped_by_sigterm(), open_engine(settings, sets) as engine:
         _say_ready(engine, listener)
-        _run(engine, listener, key, round(settings.max_request_mb * 2**20))
+        local = is_loopback(settings.host) and not key
+        _run(engine, listener, key, round(settings.max_request_mb * 2**20), local)
 
 
 def check_exposure(host: str, key: str, allow_anonymous: bool) -> None:
@@ -150,12 +151,12 @@ def open_engine(settings: ServeSettings, sets: dict[str, Path]) -> Engine:
     return engine
 
 
-def _run(engine: Engine, listener: socket.socket, key: str, max_request_bytes: int) -> None:
+def _run(engine: Engine, listener: socket.socket, key: str, max_request_bytes: int, local: bool) -> None:
     import uvicorn
 
     from nlrl.backbones.engine.server.app import create_app
 
-    app = create_app(engine, api_key=key, max_request_bytes=max_request_bytes)
+    app = create_app(engine, api_key=key, max_request_bytes=max_request_bytes, local=local)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=PATIENCE
     )

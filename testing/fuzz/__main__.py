@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def _all(names: list[str], given: Any) -> int:
     rows = []
     for name in names:
         rows.append(_tried(name, given.minutes * 60 / len(names), given.findings))
-        print(f"{name:22} {rows[-1]['executions']:>9,} executions {'FAILED' if rows[-1]['crashes'] else 'ok'}", flush=True)
+        print(
+            f"{name:22} {rows[-1]['executions']:>9,} executions {'FAILED' if rows[-1]['crashes'] else 'ok'}", flush=True
+        )
     report = {
         "command": f"python -m nlrl.testing.fuzz --minutes {given.minutes:g}",
         "versions": {"python": platform.python_version(), "atheris": version("atheris")},
@@ -87,10 +90,11 @@ def _tried(name: str, seconds: float, findings: Path) -> dict[str, Any]:
     if crashed:
         prefix.with_suffix(".txt").write_text(done.stdout[-20_000:])
     runs = DONE.search(done.stdout) or re.search(r"number_of_executed_units: (\d+)", done.stdout)
+    reached = [int(found) for found in re.findall(r"^#(\d+)", done.stdout, re.MULTILINE)]
     covered = [int(found) for found in COVERED.findall(done.stdout)]
     return {
         "target": name,
-        "executions": int(runs[1]) if runs else 0,
+        "executions": int(runs[1]) if runs else max(reached, default=0),
         "seconds": round(time.monotonic() - began),
         "branches": max(covered, default=0),
         "crashes": int(crashed),
@@ -99,8 +103,7 @@ def _tried(name: str, seconds: float, findings: Path) -> dict[str, Any]:
 
 def _one(name: str, flags: list[str]) -> int:
     """A single target, until libFuzzer ends the process."""
-    import atheris
-
+    atheris: Any = import_module("atheris")
     with atheris.instrument_imports(include=["nlrl", "tomllib", "json"], enable_loader_override=False):
         from nlrl.testing.fuzz import targets
 

@@ -39,7 +39,10 @@ def config_files(data: bytes) -> None:
     """A config that is accepted is written so that it reads back equal: the run it makes can be resumed."""
     config = load_config(file_with(data, "config.toml"))
     again = validated(RunConfig, tomllib.loads(to_toml(config)), "again")
-    holds(again.model_dump(mode="json") == config.model_dump(mode="json"), "the config that is written differs from the one that was read")
+    holds(
+        again.model_dump(mode="json") == config.model_dump(mode="json"),
+        "the config that is written differs from the one that was read",
+    )
 
 
 def _pretraining() -> list[bytes]:

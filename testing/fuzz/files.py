@@ -8,7 +8,7 @@ import orjson
 
 from nlrl.backbones.packing import TokenExample
 from nlrl.backbones.token_file import read_examples, write_part
-from nlrl.envs import make_from_spec
+from nlrl.envs.breakthrough import Breakthrough
 from nlrl.envs.breakthrough.table import load_table, new_table, save_table
 from nlrl.errors import NLRLError
 from nlrl.orchestration.authors_data import serialised
@@ -18,8 +18,8 @@ from nlrl.testing.fuzz.folders import file_with, folder
 
 
 @cache
-def _board():
-    return make_from_spec("breakthrough(rows=5,columns=5)")
+def _board() -> Breakthrough:
+    return Breakthrough(rows=5, columns=5)
 
 
 def _authors_lines() -> list[bytes]:
@@ -29,7 +29,12 @@ def _authors_lines() -> list[bytes]:
     after = game.apply(state, move).state
     here, there = serialised(game, state), serialised(game, after)
     drawing = "5bbbbb\n4bbbbb\n3.....\n2wwwww\n1wwwww\n abcde\n"
-    line = {"serializad_state": [here, there], "action": [game.action_text(state, move)], "turn": [0], "reward": [[0, 0]]}
+    line = {
+        "serializad_state": [here, there],
+        "action": [game.action_text(state, move)],
+        "turn": [0],
+        "reward": [[0, 0]],
+    }
     chat = [
         {"role": "user", "content": f"{drawing} It is Black's turn"},
         {"role": "assistant", "content": "Advantage: <black>"},
@@ -38,7 +43,11 @@ def _authors_lines() -> list[bytes]:
         {"serializad_state": here},
         {"state_turn": [drawing, 0], "win": 3, "win_rate": 0.5},
         line | {"state": [drawing]},
-        {"current_state": [drawing, 0], "current_serializad_state": here, "pv": [line | {"final_state": {"state": drawing, "turn": 1}}]},
+        {
+            "current_state": [drawing, 0],
+            "current_serializad_state": here,
+            "pv": [line | {"final_state": {"state": drawing, "turn": 1}}],
+        },
         chat,
         {"raw_data": {"current_serializad_state": here}, "prompt": chat},
     )
@@ -82,4 +91,3 @@ def state_sets(data: bytes) -> None:
     from nlrl.orchestration.state_sets import _read
 
     _read(file_with(data, "states.json"))
-

@@ -68,6 +68,6 @@ def game_specs(data: bytes) -> None:
 
 @target("opponents", lambda: [name.encode() for name in _OPPONENTS], NLRLError, slow=True)
 def opponents(data: bytes) -> None:
-    game, state = positions()[0]
+    game, _ = positions()[0]
     opponent = make_opponent(text_of(data), game)
     holds(bool(opponent.name), "an opponent without a name")

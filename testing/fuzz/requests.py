@@ -31,7 +31,9 @@ _ANSWERS: tuple[dict[str, Any], ...] = (
         "model": "m",
         "system_fingerprint": "f",
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
-        "choices": [{"message": {"content": "a"}, "logprobs": {"content": [{"logprob": -1.5}]}, "finish_reason": "stop"}],
+        "choices": [
+            {"message": {"content": "a"}, "logprobs": {"content": [{"logprob": -1.5}]}, "finish_reason": "stop"}
+        ],
     },
     {"choices": [{"text": "a\ud83d", "token_ids": [1, 2], "logprobs": {"token_logprobs": [None, -1]}}]},
 )
@@ -113,6 +115,7 @@ def headers(data: bytes) -> None:
 def _grammars() -> Grammars:
     known = tokenizer()
     assert known is not None
+    assert known.eos_token_id is not None
     return Grammars(known, len(known), [known.eos_token_id])
 
 

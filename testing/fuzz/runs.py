@@ -54,7 +54,9 @@ _TARGET: dict[str, Any] = {
     "verdict": 0.5,
     "failures": [],
 }
-_METRICS = b'{"step":0,"time":1.5,"metrics":{"evaluation/exact/against/random/win":0.5}}\n{"step":1,"time":2,"text":"a"}\n'
+_METRICS = (
+    b'{"step":0,"time":1.5,"metrics":{"evaluation/exact/against/random/win":0.5}}\n{"step":1,"time":2,"text":"a"}\n'
+)
 
 
 def _lines(*records: dict[str, Any]) -> bytes:
@@ -169,4 +171,3 @@ def ratings(data: bytes) -> None:
     from nlrl.orchestration.league import read_ratings
 
     read_ratings(file_with(data, "ratings.json"))
-
