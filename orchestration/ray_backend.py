@@ -6,8 +6,9 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -83,7 +84,8 @@ class RayBackend:
                 "or use `ray job submit`"
             )
         try:
-            ray.init(address=address, **quiet)
+            with _on_loopback() if _is_on_loopback_alone(address) else nullcontext():
+                ray.init(address=address, **quiet)
         except _FAILED_CONNECTION as error:
             raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {_first_line(error)}") from error
         self._own = True
@@ -108,7 +110,8 @@ class RayBackend:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A cluster that is started in the block listens on this machine's loopback address alone.
+    """A cluster that is started in the block listens on this machine's loopback address alone; one that does is only
+    found in such a block.
 
     Who reaches a cluster runs code on it. On Linux Ray listens on all addresses, because a cluster may grow; it has no
     argument for one that will not (`_node_ip_address` is taken for a mistake if it is 127.0.0.1), but a switch that it
@@ -120,6 +123,22 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster at a loopback address, such as another run's own, answers at no other address."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+        return False
+    return _answers("127.0.0.1", int(port)) and not _answers(ray.util.get_node_ip_address(), int(port))
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 class MortalHost(Host):
