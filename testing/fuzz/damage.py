@@ -11,7 +11,7 @@ WORDS = tuple(
         "%", "-1", "0", "1e999", "9" * 5000, "NaN", "Infinity", "null", "true", "\U00010000",
         "\\ud800", "\u0663", "\uff11", "\u2212", "\x1b[31m", "<script>", "=cmd()", "'; DROP TABLE games; --", "${x}",
         "{{ 7*7 }}", "__class__", "best_move", "final_evaluation", "</think>", " ", "\t", "\r\n", "a" * 300, "5 " * 200,
-        "[" * 3000, "{" * 3000, "(" * 3000, '{"a":' * 2000, "(a+)+" * 20,
+        "[" * 3000, "{" * 3000, "(" * 3000, '{"a":' * 2000, "(a+)+" * 20, "-" * 5000, "epsilon(0.5," * 500,
     )
 )  # fmt: skip
 """Pieces that have broken parsers before."""
