@@ -56,24 +56,27 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 def _all(names: list[str], given: Any) -> int:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         rows.append(_tried(name, given.minutes * 60 / len(names), given.findings))
-        print(
-            f"{name:22} {rows[-1]['executions']:>9,} executions {'FAILED' if rows[-1]['crashes'] else 'ok'}", flush=True
-        )
-    report = {
-        "command": f"python -m nlrl.testing.fuzz --minutes {given.minutes:g}",
+        outcome = "FAILED" if rows[-1]["crashes"] else "ok"
+        print(f"{name:22} {rows[-1]['executions']:>9,} executions {outcome}", flush=True)
+        if given.out:
+            given.out.write_text(json.dumps(_report(rows, given.minutes), indent=1) + "\n")
+    report = _report(rows, given.minutes)
+    print(f"{report['executions']:,} executions in {report['minutes']} minutes, {report['crashes']} crashes")
+    return 1 if report["crashes"] else 0
+
+
+def _report(rows: list[dict[str, Any]], minutes: float) -> dict[str, Any]:
+    return {
+        "command": f"python -m nlrl.testing.fuzz --minutes {minutes:g}",
         "versions": {"python": platform.python_version(), "atheris": version("atheris")},
         "minutes": round(sum(row["seconds"] for row in rows) / 60, 1),
         "executions": sum(row["executions"] for row in rows),
         "crashes": sum(row["crashes"] for row in rows),
         "targets": rows,
     }
-    if given.out:
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{report['executions']:,} executions in {report['minutes']} minutes, {report['crashes']} crashes")
-    return 1 if report["crashes"] else 0
 
 
 def _tried(name: str, seconds: float, findings: Path) -> dict[str, Any]:
@@ -89,13 +92,13 @@ def _tried(name: str, seconds: float, findings: Path) -> dict[str, Any]:
     crashed = done.returncode != 0
     if crashed:
         prefix.with_suffix(".txt").write_text(done.stdout[-20_000:])
-    runs = DONE.search(done.stdout) or re.search(r"number_of_executed_units: (\d+)", done.stdout)
+    runs = DONE.search(done.stdout)
     reached = [int(found) for found in re.findall(r"^#(\d+)", done.stdout, re.MULTILINE)]
     covered = [int(found) for found in COVERED.findall(done.stdout)]
     return {
         "target": name,
         "executions": int(runs[1]) if runs else max(reached, default=0),
-        "seconds": round(time.monotonic() - began),
+        "seconds": int(runs[2]) if runs else round(time.monotonic() - began),
         "branches": max(covered, default=0),
         "crashes": int(crashed),
     }
