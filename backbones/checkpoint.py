@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,8 +34,18 @@ Model = TypeVar("Model", bound=Network)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 VOCABULARY_KEY = "vocabulary"
 """Of the weights' metadata: the fingerprint of the tokenizer they were saved with."""
+
+
+def refuse_pickle(path: Path) -> NoReturn:
+    """Raises: NLRLError: pickles are read by those who ask for them."""
+    raise NLRLError(
+        f"{path} is a pickle; weights are read from safetensors files only. If you trust it, make a folder of it once: "
+        f"`model, tokenizer = nlrl.backbones.load(FOLDER, pickles=True)`, then `nlrl.backbones.save(model, tokenizer, "
+        "NEW_FOLDER)`"
+    )
 
 
 def read_json(path: Path) -> dict:
@@ -43,7 +54,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NLRLError(f"{path} is missing: a checkpoint folder has a {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NLRLError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise NLRLError(f"{path} should hold a JSON object, not a {type(value).__name__}")
@@ -58,9 +69,23 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
         return _read_safetensors(folder / WEIGHTS)
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(read_json(folder / INDEX).get("weight_map", {}).values())):
-        tensors.update(_read_safetensors(folder / name)[0])
+    for path in _shards(folder):
+        tensors.update(_read_safetensors(path)[0])
     return tensors, {}
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that the index names; they stand beside it, whatever it says."""
+    index = folder / INDEX
+    named = read_json(index).get("weight_map")
+    names = list(named.values()) if isinstance(named, dict) else [None]
+    wrong = [name for name in names if not (isinstance(name, str) and _PLAIN_NAME.fullmatch(name))]
+    if wrong or not names:
+        raise NLRLError(
+            f"{index}: weight_map must name files such as model-00001-of-00002.safetensors beside it, "
+            f"not {wrong[0] if wrong else 'nothing'!r}"
+        )
+    return [folder / name for name in sorted(set(names))]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -87,8 +112,11 @@ def dequantised_files(paths: list[Path]) -> dict[str, Tensor] | None:
 
 
 def _holds_int8(path: Path) -> bool:
-    with safe_open(path, framework="pt") as file:
-        return any(file.get_slice(name).get_dtype() == "I8" for name in file.keys())  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(file.get_slice(name).get_dtype() == "I8" for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise NLRLError(f"{path} is torn or no safetensors file ({error}): copy or save it again") from None
 
 
 def build(model_class: type[Model], config, tensors: dict[str, Tensor], source: Path, dtype: torch.dtype) -> Model:

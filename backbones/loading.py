@@ -38,6 +38,8 @@ FOREIGN = {
 }
 """`model_type` of a layout that is not ours: its importer, a function of (folder, dtype). mamba-ssm and NVIDIA/ngpt
 write no type, and NVIDIA's Hymba says "hymba", as ours does."""
+PICKLED = ("mamba_ssm", "nvidia_ngpt")
+"""Those whose weights may be pickles."""
 FOREIGN_TOKENIZERS = {"nvidia_hymba": "nlrl.backbones.hymba.official:official_tokenizer"}
 """A function that completes the tokenizer of such a folder."""
 
@@ -48,7 +50,10 @@ def bundled_names() -> list[str]:
 
 
 def load(
-    name_or_dir: str | os.PathLike, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name_or_dir: str | os.PathLike,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    pickles: bool = False,
 ) -> tuple[Backbone, PreTrainedTokenizerFast]:
     """A model in evaluation mode, and its tokenizer.
 
@@ -57,16 +62,20 @@ def load(
             that `save` wrote, or one in a layout of `FOREIGN` (of NVIDIA/ngpt also the file, its tokenizer beside it).
         device: where the weights go.
         dtype: what they are computed in, whatever they are stored in.
+        pickles: read weights of foreign layouts that are pickles (`ckpt.pt`, `.bin`), too. Even then they are read as
+            tensors and numbers only: no code in them runs.
     Raises:
         NLRLError: there is no such folder, its layout is unknown, a file is missing or torn, a tensor is missing or
-            has another shape than config.json says, or the tokenizer does not belong to the weights.
+            has another shape than config.json says, the tokenizer does not belong to the weights, or these are pickles
+            that nobody asked for.
     """
     source = _source(name_or_dir)
     model_type = _model_type(source)
     folder = source.parent if source.is_file() else source
     tokenizer = checkpoint.read_tokenizer(folder)
     if model_type in FOREIGN:
-        model = imported(FOREIGN[model_type])(source, dtype)
+        asked = {"pickles": pickles} if model_type in PICKLED else {}
+        model = imported(FOREIGN[model_type])(source, dtype, **asked)
         if model_type in FOREIGN_TOKENIZERS:
             tokenizer = imported(FOREIGN_TOKENIZERS[model_type])(tokenizer)
     elif model_type in MODELS:

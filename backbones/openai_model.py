@@ -15,6 +15,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -25,6 +26,7 @@ from nlrl.backbones.event_loop import EventLoopThread
 from nlrl.backbones.language_model import Completion, LanguageModelError, Request
 from nlrl.backbones.metering import Meter
 from nlrl.errors import NLRLError
+from nlrl.keys import plain_address, refuse_keys, variable_name
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ LONGEST_BACKOFF = 30.0
 class OpenAISettings(BaseModel):
     """One endpoint and how to treat it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
@@ -69,9 +71,15 @@ class OpenAISettings(BaseModel):
     def _plain_address(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")):
             raise ValueError("must start with http:// or https://")
-        if "@" in value:
-            raise ValueError("must not hold a password; the key belongs into the variable that api_key_env names")
-        return value.rstrip("/")
+        return plain_address(value).rstrip("/")
+
+    _key_is_named = field_validator("api_key_env")(variable_name)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _without_keys(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(fields, "extra_body")
+        return fields
 
     @model_validator(mode="after")
     def _priced(self) -> OpenAISettings:
@@ -210,7 +218,13 @@ class OpenAIModel:
                 raise
             if (used := wire.usage(data)) is not None:
                 reservation.settle(*used)
-            return wire.obeyed(wire.completion(data, self.settings.model), request.sampling.constraint)
+            answer = wire.obeyed(wire.completion(data, self.settings.model), request.sampling.constraint)
+            return self._scrubbed(answer)
+
+    def _scrubbed(self, answer: Completion) -> Completion:
+        """Without the key, should the endpoint say it: what it says is recorded."""
+        said = {name: getattr(answer, name) for name in ("text", "weight_version", "error")}
+        return replace(answer, **{name: self._endpoint.scrub(text) for name, text in said.items()})
 
     async def _explained(self, error: Any) -> Exception:
         """The failure, with the names of the models that there are if the name was wrong."""
@@ -223,7 +237,7 @@ class OpenAIModel:
     async def _model_names(self) -> list[str]:
         try:
             data: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5.0})
-            return sorted(str(entry["id"]) for entry in data["data"])[:10]
+            return sorted(self._endpoint.scrub(str(entry["id"])) for entry in data["data"])[:10]
         except Exception:  # only a courtesy: the failure itself is what matters
             return []
 

@@ -9,7 +9,6 @@ answer is never left out. A JSON schema goes as `response_format`; a choice and 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,8 @@ OPENAI = "https://api.openai.com"
 _OTHERS = ("min_p", "ignore_end")
 """Settings that servers of open models have and OpenAI's own endpoint has not."""
 
+_PATTERN_SECONDS = 1.0
+"""What checking an answer against a pattern may take."""
 _FINISH: dict[str, FinishReason] = {"length": "length", "content_filter": "error", "abort": "error", "error": "error"}
 _TEMPLATE, _PER_MESSAGE = (
     64,
@@ -80,9 +81,13 @@ def _obeys(text: str, constraint: Constraint) -> bool:
         return text in constraint.value
     if constraint.kind == "json_schema":
         return _parsed(text) is not None
+    import regex  # `re` has no limit, and some patterns take for ever on texts made for them
+
     try:
-        return re.fullmatch(str(constraint.value), text) is not None
-    except re.error:  # another dialect than Python's
+        return regex.fullmatch(str(constraint.value), text, timeout=_PATTERN_SECONDS) is not None
+    except TimeoutError:
+        return False
+    except Exception:  # another dialect than Python's, on which the library fails in several ways
         return True
 
 
@@ -169,7 +174,7 @@ def usage(data: Any) -> tuple[int, int] | None:
     """(prompt tokens, completion tokens) as the endpoint reports them, or None."""
     try:
         return int(data["usage"]["prompt_tokens"]), int(data["usage"]["completion_tokens"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -184,8 +189,9 @@ def completion(data: Any, model: str) -> Completion:
         text = _text(choice)
         tokens = tuple(int(token) for token in choice.get("token_ids") or ())
         logprobs = _logprobs(choice.get("logprobs") or {})
-        reason = choice.get("finish_reason") or "stop"
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        reason = _sendable(str(choice.get("finish_reason") or "stop"))
+        spoke = _spoke(data, model)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UnreadableAnswer(f"the answer is no completion ({type(error).__name__}: {error})") from error
     finish = _FINISH.get(reason, "stop")
     return Completion(
@@ -193,7 +199,7 @@ def completion(data: Any, model: str) -> Completion:
         tokens=tokens,
         logprobs=logprobs if not tokens or len(tokens) == len(logprobs) else (),
         finish_reason=finish,
-        weight_version=_spoke(data, model),
+        weight_version=spoke,
         prompt_tokens=(usage(data) or (0, 0))[0],
         error=f"the endpoint ended the answer: {reason}" if finish == "error" else "",
     )
@@ -206,7 +212,12 @@ def _text(choice: Mapping[str, Any]) -> str:
         text = choice["message"].get("content") or choice["message"].get("refusal") or ""
     if not isinstance(text, str):
         raise TypeError(f"the text is a {type(text).__name__}")
-    return text
+    return _sendable(text)
+
+
+def _sendable(text: str) -> str:
+    """JSON can hold halves of characters, which no file and no later request can; they become question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _logprobs(given: Mapping[str, Any]) -> tuple[float, ...]:
@@ -218,4 +229,4 @@ def _logprobs(given: Mapping[str, Any]) -> tuple[float, ...]:
 def _spoke(data: Mapping[str, Any], model: str) -> str:
     """Which weights answered, as far as the endpoint says."""
     name, fingerprint = data.get("model") or model, data.get("system_fingerprint")
-    return f"{name}@{fingerprint}" if fingerprint else str(name)
+    return _sendable(f"{name}@{fingerprint}" if fingerprint else str(name))

@@ -73,7 +73,7 @@ def read_plain_tokenizer(folder: Path) -> PlainTokenizer | None:
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if template != CHAT_TEMPLATE or not _is_plain(settings) or any((folder / name).exists() for name in OTHER_FILES):
         return None

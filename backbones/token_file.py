@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -70,9 +70,25 @@ def _save(path: Path, *arrays: np.ndarray) -> None:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as archive:
-            return {name: archive[name] for name in _FIELDS}
+        _refuse_compressed(path)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _FIELDS}
     except FileNotFoundError:
         raise NLRLError(f"corpus file {path} does not exist; `nlrl corpus` writes one") from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # zipfile and numpy have many kinds
         raise NLRLError(f"{path} is not a corpus file of `nlrl corpus`: {error}") from None
+    if any(array.ndim != 1 or array.dtype != np.uint16 for array in arrays.values()):
+        raise NLRLError(f"{path} is not a corpus file of `nlrl corpus`: its arrays must be rows of 16-bit numbers")
+    lengths = arrays["prompts"].sum(dtype=np.int64) + arrays["completions"].sum(dtype=np.int64)
+    if len(arrays["prompts"]) != len(arrays["completions"]) or lengths != len(arrays["tokens"]):
+        raise NLRLError(
+            f"{path} is damaged: its lengths do not add up to its tokens; write it again with `nlrl corpus`"
+        )
+    return arrays
+
+
+def _refuse_compressed(path: Path) -> None:
+    """We write none, and one may be a thousand times larger than its file."""
+    with ZipFile(path) as archive:
+        if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed")

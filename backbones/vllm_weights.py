@@ -169,6 +169,8 @@ def checkpoint_folder(model: str | Path) -> Path:
         raise NLRLError(
             f"model: {str(model)!r} is no folder with a config.json; name a Hugging Face checkpoint on disk"
         )
+    if not any(folder.glob("*.safetensors")):
+        raise NLRLError(f"model: {folder} holds no *.safetensors; weights are read from such files only, never pickles")
     return folder.resolve()
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from nlrl.errors import NLRLError
 
 _OPENING, _CLOSING = "([{", ")]}"
+_MOST_CHARACTERS, _DEEPEST = 20_000, 50
+"""Of a spec, and of its brackets: Python's own parser and recursion end not far beyond."""
 
 
 class Call(NamedTuple):
@@ -27,8 +29,11 @@ def parse_call(text: str) -> Call:
     """Reads `name(args...)`.
 
     Raises:
-        NLRLError: the text has no name, unbalanced brackets, an empty argument or a repeated key.
+        NLRLError: the text has no name, unbalanced brackets, an empty argument or a repeated key, or it is too long or
+            too deep for a name.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise NLRLError(f"{text[:40]!r}... has {len(text):,} characters; a name may have {_MOST_CHARACTERS:,}")
     name, bracket, rest = text.strip().partition("(")
     name = name.strip()
     if not name.replace("-", "_").isidentifier() or (bracket and not rest.endswith(")")):
@@ -63,6 +68,8 @@ def _split(inner: str, whole: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += c
+        if depth > _DEEPEST:
+            raise NLRLError(f"{whole[:40]!r}... has brackets {depth} deep; a name may have them {_DEEPEST} deep")
         if depth < 0:
             break
     parts = [part.strip() for part in parts]
@@ -74,5 +81,5 @@ def _split(inner: str, whole: str) -> list[str]:
 def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of thousands of operators
         return text

@@ -11,6 +11,7 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.printable import printable
 
 app = SubcommandApp()
 Where = tyro.conf.Positional
@@ -60,7 +61,7 @@ def check_texts_command(
     from nlrl.orchestration.check_texts import check_texts
 
     found = check_texts(run, iteration, parts, states, prompts)
-    print(f"{found.page.read_text(encoding='utf-8')}\n({found.page})")
+    print(f"{printable(found.page.read_text(encoding='utf-8'))}\n({found.page})")
 
 
 @app.command(name="eval")
@@ -324,7 +325,6 @@ def serve_command(
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str = "",
-    api_key: str = "",
     allow_anonymous: bool = False,
     device: str = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -341,9 +341,8 @@ def serve_command(
         host: where to listen; other machines reach it only if this is not a loopback address.
         port: 0 takes a free one.
         name: what clients call the model; by default its bundled or folder name.
-        api_key: what clients must send; better kept in the environment variable NLRL_API_KEY, where no list of
-            processes shows it.
-        allow_anonymous: answer other machines without a key.
+        allow_anonymous: answer other machines without a key. (A key that clients must send is taken from the
+            environment variable NLRL_API_KEY.)
         device: cpu, cuda, cuda:1, ...; auto is the GPU where there is one.
         dtype: auto is bfloat16 on a GPU and float32 on a CPU.
         max_rows: answers written at once; by default 128 on a CPU, 1024 on a GPU.
@@ -415,7 +414,7 @@ def run_cli(arguments: Sequence[str]) -> int:
         else:
             _others(arguments)
     except NLRLError as error:
-        print(f"nlrl: {error}", file=sys.stderr)
+        print(f"nlrl: {printable(str(error))}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, EOFError):
         print("nlrl: stopped; run the same command again to go on", file=sys.stderr)

@@ -10,11 +10,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nlrl.backbones.registry import bundled_bases
 from nlrl.backbones.tuning.settings import Tuning
 from nlrl.errors import NLRLError
+from nlrl.keys import SECRET, plain_address, refuse_keys, variable_name
 from nlrl.orchestration.baseline_config import DPOConfig, GRPOConfig, PPOConfig, RejectionConfig, TabularConfig
 from nlrl.orchestration.league_config import RunLeagueConfig
 from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfig
@@ -36,6 +37,8 @@ class GameConfig(Section):
 
 class ModelConfig(Section):
     """A language model and how it is reached."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: Literal["native", "vllm", "openai", "scripted"] = "native"
     """native: our own backbones; vllm: a Hugging Face folder served in this job; openai: any OpenAI-compatible
@@ -84,6 +87,15 @@ class ModelConfig(Section):
         if backbone is not None:
             raise ValueError(f"the architectures with a bundled base are {', '.join(bundled_bases())}")
         return backbone
+
+    @field_validator("options")
+    @classmethod
+    def _without_keys(cls, options: dict[str, Any]) -> dict[str, Any]:
+        refuse_keys(options, "options")
+        return options
+
+    _key_is_named = field_validator("api_key_env")(variable_name)
+    _address_is_plain = field_validator("base_url")(plain_address)
 
     @property
     def prompt_style(self) -> str:
@@ -355,7 +367,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise NLRLError(f"config file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also no UTF-8, a number of thousands of digits, tables too deep
         raise NLRLError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -376,7 +388,7 @@ def _complaint(model: type[BaseModel], error: Any, within: str) -> str:
     field = ".".join(str(part) for part in (within, *error["loc"]) if part != "")
     if error["type"] == "extra_forbidden":
         return f"unknown key '{field}'; known here: {', '.join(sorted(_fields_at(model, error['loc'][:-1])))}"
-    given = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    given = "" if isinstance(error["input"], dict) or error["type"] == SECRET else f" (got {error['input']!r})"
     return f"{field or 'config'}: {error['msg']}{given}"
 
 

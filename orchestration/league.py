@@ -153,9 +153,16 @@ def write_ratings(path: Path, game: Game[Any], ratings: Sequence[Rating]) -> Non
 
 
 def read_ratings(path: Path) -> list[Rating]:
-    """What `write_ratings` wrote."""
-    rows = json.loads(path.read_bytes())["ratings"]
-    return [Rating(r["name"], r["rating"], Interval(r["low"], r["high"]), r["games"], r["score"]) for r in rows]
+    """What `write_ratings` wrote.
+
+    Raises:
+        NLRLError: no such file, or something else stands in it.
+    """
+    try:
+        rows = json.loads(path.read_bytes())["ratings"]
+        return [Rating(r["name"], r["rating"], Interval(r["low"], r["high"]), r["games"], r["score"]) for r in rows]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise NLRLError(f"{path}: no ratings of a league ({error}); delete it and rate again") from None
 
 
 def table(ratings: Sequence[Rating], title: str) -> Table:

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from nlrl.orchestration.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -82,7 +84,7 @@ class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _context.get().items())
         record.context = f" [{fields}]" if fields else ""
-        return super().format(record)
+        return printable(super().format(record))
 
 
 def _json_handler() -> logging.Handler:

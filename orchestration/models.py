@@ -44,7 +44,7 @@ def agent_config(agent: str, base_url: str = "") -> ModelConfig:
         NLRLError: a run's folder without a finished agent.
     """
     if base_url:
-        return ModelConfig(kind="openai", name=agent, base_url=base_url)
+        return validated(ModelConfig, {"kind": "openai", "name": agent, "base_url": base_url}, "--base-url")
     folder = Path(agent)
     if is_run(folder):
         if not (folder / "agent").exists():

@@ -11,6 +11,7 @@ from nlrl.envs import make_from_spec
 from nlrl.errors import NLRLError
 from nlrl.orchestration.evaluate_agent import agent_config
 from nlrl.orchestration.models import open_model
+from nlrl.orchestration.printable import printable
 
 
 def play_terminal(spec: str, agent: str, seat: int, read: Any = input, write: Any = print) -> str:
@@ -33,7 +34,7 @@ def play_terminal(spec: str, agent: str, seat: int, read: Any = input, write: An
             action = _ask_person(game, state, read, write)
         else:
             reply = ask(model, role, [StateInput(state)], Sampling(temperature=0.0, max_tokens=config.max_tokens))[0]
-            write(f"{role.language.player(state)}: {reply.completion.text}")
+            write(f"{role.language.player(state)}: {printable(reply.completion.text)}")
             if reply.output is None:
                 write("That is no legal move: the agent forfeits.")
                 return "won"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from functools import partial
@@ -24,7 +23,7 @@ from nlrl.backbones.registry import MODELS
 from nlrl.envs import make_from_spec
 from nlrl.errors import NLRLError
 from nlrl.orchestration.base_study import study_model
-from nlrl.orchestration.config import validated
+from nlrl.orchestration.config import read_toml, validated
 
 if TYPE_CHECKING:
     from nlrl.backbones.packing import TokenExample
@@ -111,9 +110,7 @@ def load_pretrain_config(path: Path, **overrides: Any) -> PretrainConfig:
     Raises:
         NLRLError: no such file, or a field that is unknown or out of range, by name.
     """
-    if not path.exists():
-        raise NLRLError(f"config file {path} does not exist")
-    return validated(PretrainConfig, tomllib.loads(path.read_text()) | overrides, str(path))
+    return validated(PretrainConfig, read_toml(path) | overrides, str(path))
 
 
 def token_stream(

@@ -6,10 +6,14 @@ import logging
 import os
 import re
 import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray._private import ray_constants
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
@@ -70,7 +74,8 @@ class RayBackend:
         if address in (None, "", "local"):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker with num_gpus=0 sees none
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+            with _on_loopback():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
             self._own = self._local = True
             return
         if address.startswith("http"):
@@ -79,7 +84,8 @@ class RayBackend:
                 "or use `ray job submit`"
             )
         try:
-            ray.init(address=address, **quiet)
+            with _on_loopback() if _is_on_loopback_alone(address) else nullcontext():
+                ray.init(address=address, **quiet)
         except _FAILED_CONNECTION as error:
             raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {_first_line(error)}") from error
         self._own = True
@@ -100,6 +106,39 @@ class RayBackend:
         if self._local:
             raise NLRLError(f"{shortage}. Use fewer workers, or raise the cluster's num_cpus")
         _log.warning("%s; waiting until there is room (a cluster may grow)", shortage)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started in the block listens on this machine's loopback address alone; one that does is only
+    found in such a block.
+
+    Who reaches a cluster runs code on it. On Linux Ray listens on all addresses, because a cluster may grow; it has no
+    argument for one that will not (`_node_ip_address` is taken for a mistake if it is 127.0.0.1), but a switch that it
+    sets by itself on other systems.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster at a loopback address, such as another run's own, answers at no other address."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+        return False
+    return _answers("127.0.0.1", int(port)) and not _answers(ray.util.get_node_ip_address(), int(port))
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except (OSError, OverflowError):
+        return False
 
 
 class MortalHost(Host):

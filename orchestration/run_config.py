@@ -22,7 +22,7 @@ def check_same(path: Path, config: Mapping[str, Any], ignore: Iterable[str] = ()
     """
     try:
         stored = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise NLRLError(
             f"{path}: not a config this program wrote ({error}). Put it back, or use another `out`"
         ) from error

@@ -27,7 +27,8 @@ KEEP_ALIVE = 75
 
 
 class ServeSettings(BaseModel):
-    """What is served, to whom, and with how much memory. `nlrl serve --help` says what each field means."""
+    """What is served, to whom, and with how much memory. `nlrl serve --help` says what each field means. The key that
+    clients must send is in the environment (`KEY_VARIABLE`), where no list of processes shows it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,7 +37,6 @@ class ServeSettings(BaseModel):
     host: str = "127.0.0.1"
     port: int = 8000
     name: str = ""
-    api_key: str = ""
     allow_anonymous: bool = False
     device: str = "auto"
     dtype: str = "auto"
@@ -54,20 +54,21 @@ def serve(settings: ServeSettings) -> None:
             loaded.
     """
     _check_installed()
-    key = settings.api_key or os.environ.get(KEY_VARIABLE, "")
+    key = os.environ.get(KEY_VARIABLE, "")
     check_exposure(settings.host, key, settings.allow_anonymous)
     sets = weight_sets(settings.weights)
     listener = listening(settings.host, settings.port)
     with listener, _stopped_by_sigterm(), open_engine(settings, sets) as engine:
         _say_ready(engine, listener)
-        _run(engine, listener, key, round(settings.max_request_mb * 2**20))
+        local = is_loopback(settings.host) and not key
+        _run(engine, listener, key, round(settings.max_request_mb * 2**20), local)
 
 
 def check_exposure(host: str, key: str, allow_anonymous: bool) -> None:
     """Raises NLRLError if other machines could use the server without a key."""
     if not (is_loopback(host) or key or allow_anonymous):
         raise NLRLError(
-            f"--host {host} lets other machines in: set a key in {KEY_VARIABLE} (or --api-key), or say "
+            f"--host {host} lets other machines in: set a key in the environment variable {KEY_VARIABLE}, or say "
             "--allow-anonymous if everybody who reaches this address may use the model"
         )
 
@@ -150,12 +151,12 @@ def open_engine(settings: ServeSettings, sets: dict[str, Path]) -> Engine:
     return engine
 
 
-def _run(engine: Engine, listener: socket.socket, key: str, max_request_bytes: int) -> None:
+def _run(engine: Engine, listener: socket.socket, key: str, max_request_bytes: int, local: bool) -> None:
     import uvicorn
 
     from nlrl.backbones.engine.server.app import create_app
 
-    app = create_app(engine, api_key=key, max_request_bytes=max_request_bytes)
+    app = create_app(engine, api_key=key, max_request_bytes=max_request_bytes, local=local)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=PATIENCE
     )

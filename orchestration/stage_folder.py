@@ -110,6 +110,8 @@ class Stage:
         try:
             manifest = orjson.loads(path.read_bytes())
             schema = manifest["schema"]
+            if not isinstance(schema, int) or (schema <= MANIFEST_SCHEMA and not _is_manifest(manifest)):
+                raise TypeError("fields of another form")
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise NLRLError(
                 f"{path}: damaged. Delete it and rerun the command: the stage is committed again"
@@ -195,6 +197,17 @@ class Stage:
                     handles[path].seek(start)
                     merged.write(handles[path].read(end - start))
         return len(places), kinds
+
+
+def _is_manifest(value: Any) -> bool:
+    """Whether its files are files of the stage's own folder: a manifest may come from anybody."""
+    files = value.get("files")
+    return isinstance(files, dict) and all(isinstance(said, dict) and _is_inside(name) for name, said in files.items())
+
+
+def _is_inside(name: str) -> bool:
+    parts = name.split("/")
+    return "\0" not in name and not any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         return {key: content[key] for key in ("states", "games", "plies")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise NLRLError(f"{path}: no readable set of positions ({error}); delete it to make it again") from error
 
 

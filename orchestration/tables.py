@@ -140,8 +140,13 @@ def _create_view(connection: Any, name: str, folders: list[Path]) -> None:
     for folder in folders:
         relation = f"{name}:{folder.parent.name}"
         connection.register(relation, _relation(folder))
-        selects.append(f'SELECT {int(folder.parent.name)} AS iteration, * FROM "{relation}"')
-    connection.sql(f'CREATE VIEW "{name}" AS {" UNION ALL BY NAME ".join(selects)}')
+        selects.append(f"SELECT {int(folder.parent.name)} AS iteration, * FROM {_identifier(relation)}")
+    connection.sql(f"CREATE VIEW {_identifier(name)} AS {' UNION ALL BY NAME '.join(selects)}")
+
+
+def _identifier(name: str) -> str:
+    """A folder's name as one in SQL, whatever it is."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _relation(folder: Path) -> Any:

@@ -149,7 +149,7 @@ def test_every_file_of_a_room_and_every_config_is_in_the_wheel(wheel):
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     places = {tuple(Path(name).parts[:2]) for name in wheel if name.startswith("nlrl/")}
-    assert {second for _, second in places} <= {*CODE, "configs", "__init__.py", "errors.py"}
+    assert {second for _, second in places} <= {*CODE, "configs", "__init__.py", "errors.py", "keys.py"}
     others = {Path(name).parts[0] for name in wheel if not name.startswith("nlrl/")}
     assert len(others) == 1
     assert others.pop().endswith(".dist-info")

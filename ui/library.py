@@ -110,7 +110,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """Dotted field -> value of a run's config; empty where it is no TOML."""
     try:
         return flat(tomllib.loads((run / CONFIG_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

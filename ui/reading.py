@@ -98,7 +98,7 @@ def game_spec(run: Path) -> tuple[str, dict[str, Any]] | None:
     try:
         game = tomllib.loads((run / CONFIG_FILE).read_text())["game"]
         return game["name"], game.get("params", {})
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from nlrl.orchestration.weight_sets import BASE, PARTS, WeightSets, weight_sets_
 from nlrl.ui.reading import find_runs, game_spec
 
 ACTOR, CRITIC = PARTS
+ENDPOINTS = "NLRL_VIEW_ENDPOINTS"
+"""Environment variable that lets the viewer send keys to the endpoints of runs."""
 RULES = "nlrl.testing.by_rules"
 """Answers Tic-Tac-Toe by rules, at once."""
 RoleName = Literal["policy", "V", "Q"]
@@ -117,7 +120,27 @@ def open_speaker(speaker: Speaker) -> Opened:
     if speaker.scripted:
         return open_voices(ModelConfig(kind="scripted", name=speaker.source.agent))
     described = describe(speaker.source)
+    _require_harmless(described.config)
     return open_voices(described.config, described.weights, critic_weights(speaker.source))
+
+
+def _require_harmless(config: ModelConfig) -> None:
+    """A run's folder may come from anybody, and people open it here to look: its config must neither have a module of
+    its choice imported nor a key of this environment sent to an address of its choice.
+
+    Raises:
+        NLRLError: it would.
+    """
+    if config.kind == "scripted" and not config.name.startswith("nlrl.testing."):
+        raise NLRLError(
+            f"model.name: the run's config has the module {config.name!r} imported, which the viewer does not do for a "
+            "folder; ask it with `nlrl play` or `nlrl eval` if you trust it"
+        )
+    if config.kind == "openai" and os.environ.get(config.api_key_env) and os.environ.get(ENDPOINTS) != "1":
+        raise NLRLError(
+            f"model.base_url: the run's config has the key in {config.api_key_env} sent to {config.base_url}; start "
+            f"the viewer with {ENDPOINTS}=1 in its environment if you trust every run that it shows"
+        )
 
 
 def critic_weights(source: Source) -> Path | None:

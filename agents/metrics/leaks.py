@@ -64,6 +64,12 @@ def _any_row() -> re.Pattern[str]:
     return re.compile("|".join(row.pattern.pattern for row in _rows()), re.IGNORECASE)
 
 
+@lru_cache(maxsize=64)
+def _forecasts(sentence: str) -> bool:
+    """Asked once for each of a sentence's leaks."""
+    return _FORECAST.search(sentence) is not None
+
+
 _DIGIT = re.compile(r"\d")
 
 
@@ -86,7 +92,7 @@ def find_leaks(text: str) -> list[Leak]:
             if any(start < other_end and other_start < end for other_start, other_end in taken):
                 continue
             taken.append((start, end))
-            if not (forecast_is_fine and _FORECAST.search(_sentence_around(text, start))):
+            if not (forecast_is_fine and _forecasts(_sentence_around(text, start))):
                 leaks.append(Leak((start, end), match.group(), kind))
     return sorted(leaks, key=lambda leak: leak.span)
 

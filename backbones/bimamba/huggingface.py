@@ -64,15 +64,19 @@ def from_hf_mamba2(folder: str | os.PathLike, dtype: torch.dtype = torch.float32
     return _model(config, checkpoint.read_tensors(folder)[0], "embeddings", folder, dtype)
 
 
-def from_mamba_ssm(folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> BiMambaForCausalLM:
+def from_mamba_ssm(
+    folder: str | os.PathLike, dtype: torch.dtype = torch.float32, pickles: bool = False
+) -> BiMambaForCausalLM:
     """The model of a mamba-ssm folder (config.json with `d_model` and `ssm_cfg`, weights as safetensors or .bin), in
     evaluation mode. It is a Bi-Mamba if its matrices have scales.
 
+    Args:
+        pickles: read .bin files, which are pickles, too; as tensors only.
     Raises:
-        NLRLError: as `from_hf_mamba2`.
+        NLRLError: as `from_hf_mamba2`; or the weights are pickles that nobody asked for.
     """
     folder = Path(folder)
-    tensors = _files(folder)
+    tensors = _files(folder, pickles)
     binary = any(name.endswith(".wscale") for name in tensors)
     model = _model(_config_of_mamba_ssm(folder, binary), tensors, "embedding", folder, dtype)
     latent = [module.weight for module in model.modules() if isinstance(module, FBILinear)]
@@ -191,12 +195,14 @@ def _config_of_mamba_ssm(folder: Path, binary: bool) -> BiMambaConfig:
         raise NLRLError(f"{path}: {type(error).__name__}: {error}") from None
 
 
-def _files(folder: Path) -> dict[str, Tensor]:
+def _files(folder: Path, pickles: bool) -> dict[str, Tensor]:
     """All weights of a folder; .bin files are read as tensors only, they cannot run code."""
     tensors: dict[str, Tensor] = {}
     paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not paths:
         raise NLRLError(f"{folder} holds neither *.safetensors nor *.bin")
+    if paths[0].suffix == ".bin" and not pickles:
+        checkpoint.refuse_pickle(paths[0])
     for path in paths:
         try:
             tensors |= load_file(path) if path.suffix != ".bin" else torch.load(path, "cpu", weights_only=True)

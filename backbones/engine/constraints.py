@@ -274,9 +274,10 @@ _RULES = {"choice": _choice_rule, "regex": _regex_rule, "json_schema": _schema_r
 
 
 def _is_concatenation(text: bytes, pieces: frozenset[bytes]) -> bool:
-    reached = [True]
+    reached, longest = [True], max(map(len, pieces), default=0)
     for end in range(1, len(text) + 1):
-        reached.append(any(reached[start] and text[start:end] in pieces for start in range(end)))
+        starts = range(max(0, end - longest), end)
+        reached.append(any(reached[start] and text[start:end] in pieces for start in starts))
     return reached[-1]
 
 

@@ -51,17 +51,23 @@ RESCALED = ("logit_scale.weight", "attention.qk_scale.weight", "attention_alpha.
 """Stored as a multiple of their `base_scale`; ours of `hidden_size**-0.5`."""
 
 
-def from_nvidia(path: str | os.PathLike, dtype: torch.dtype = torch.float32, rope: str = "official") -> NGPTForCausalLM:
+def from_nvidia(
+    path: str | os.PathLike, dtype: torch.dtype = torch.float32, rope: str = "official", pickles: bool = True
+) -> NGPTForCausalLM:
     """The nGPT model of a `ckpt.pt`, or of a folder with one, in evaluation mode.
 
     Args:
         rope: "official" to get the logits that it was trained to give; "rotary" to go on with true rotations.
+        pickles: these files are pickles, and whoever calls this function by name asks for one. They are read as tensors
+            and numbers only.
     Raises:
         NLRLError: the file is missing, torn or of another layout, tensors are missing, unknown or misshapen (all are
             listed), or it holds their baseline GPT.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
+    if not pickles:
+        checkpoint.refuse_pickle(path)
     content = _read(path)
     arguments = content["model_args"]
     config = _our_config(arguments, rope, path)

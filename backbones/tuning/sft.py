@@ -205,7 +205,7 @@ def _model(round_: Round) -> Any:
     settings, start = round_.settings, Path(round_.start) if round_.start else None
     whole = settings.kind == "full"
     source = start if start and whole else Path(round_.base)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(settings))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=_dtype(settings), use_safetensors=True)
     if whole:
         return model
     if start:

@@ -112,12 +112,15 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         NLRLError: it has no safetensors files.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise NLRLError(f"{path} cannot be read: {error}") from None
     if not found:
         raise NLRLError(f"{folder} holds no safetensors file")
     return found

@@ -71,7 +71,7 @@ class Bench:
         taught_by = None
         if teacher is not None:
             taught_by = fresh(claim.arm(claim.arm(run.arm).teacher or ""), rows.data, 0)
-            taught_by.load_state_dict(torch.load(teacher, map_location=self.device))
+            taught_by.load_state_dict(torch.load(teacher, map_location=self.device, weights_only=True))
         model, result = train(claim, run, rows, taught_by)
         if keep is not None:
             keep.parent.mkdir(parents=True, exist_ok=True)

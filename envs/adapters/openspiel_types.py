@@ -59,7 +59,7 @@ def _read_simple(value: Any) -> Any:
 def _read_tuple(text: str) -> Any:
     try:
         return ast.literal_eval(text.translate(_FROM_OPENSPIEL))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise GameError(f"{text!r} is not a value; a tuple such as (8, 6) is written [8;6]") from None
 
 

@@ -73,7 +73,7 @@ def load_table(path: Path, rows: int, columns: int) -> Words:
         with path.open("rb") as file:
             header = _read_header(path, file.read(_HEADER))
         _check_board(path, header, rows, columns)
-        shape = (header["slots"], words_per_slot(rows, columns))
+        shape = (header.get("slots"), words_per_slot(rows, columns))
         _check_size(path, shape)
         table = np.asarray(np.memmap(path, np.uint64, mode="c", offset=_HEADER, shape=shape))
     except OSError as error:
@@ -92,7 +92,7 @@ def _description(table: Words, rows: int, columns: int) -> dict[str, Any]:
 def _read_header(path: Path, line: bytes) -> dict[str, Any]:
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise NLRLError(f"{path}: not a file of the format '{_FORMAT}'; delete it or name another")

@@ -517,15 +517,17 @@ def mamba_ssm_folder(folder, ours: BiMambaForCausalLM, suffix: str, **fields) ->
 def test_mamba_ssm_folders_load_with_equal_logits(tmp_path, changes, suffix):
     ours = model(**changes)
     mamba_ssm_folder(tmp_path / "m", ours, suffix)
-    loaded, _ = nlrl.backbones.load(tmp_path / "m")
+    if suffix == "bin":
+        assert "pytorch_model.bin is a pickle" in refusal(tmp_path / "m", pickles=False)
+    loaded, _ = nlrl.backbones.load(tmp_path / "m", pickles=suffix == "bin")
     assert loaded.config.binary == ours.config.binary
     loaded.config.chunk_size = ours.config.chunk_size
     assert torch.equal(logits(loaded), logits(ours))
 
 
-def refusal(folder) -> str:
+def refusal(folder, pickles=True) -> str:
     with pytest.raises(NLRLError) as caught:
-        nlrl.backbones.load(folder)
+        nlrl.backbones.load(folder, pickles=pickles)
     return str(caught.value)
 
 

@@ -364,10 +364,12 @@ def test_load_finds_the_authors_checkpoints_beside_a_tokenizer(tmp_path):
         nlrl.backbones.load(tmp_path)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    with pytest.raises(NLRLError, match=r"ckpt\.pt is a pickle.*pickles=True"):
+        nlrl.backbones.load(tmp_path)
     with torch.no_grad():
         expected = nvidia_logits(nvidia_tensors(), ids, 24**-0.5).float()
         for name in (tmp_path, path):
-            net, tokenizer = nlrl.backbones.load(name)
+            net, tokenizer = nlrl.backbones.load(name, pickles=True)
             torch.testing.assert_close(net(ids).logits, expected, rtol=0, atol=2e-5)
             assert len(tokenizer) == VOCABULARY
 

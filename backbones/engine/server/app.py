@@ -17,18 +17,22 @@ HEALTH, METRICS = "/health", "/metrics"
 MAX_REQUEST_BYTES = 8 << 20
 
 
-def create_app(engine: ServedEngine, *, api_key: str = "", max_request_bytes: int = MAX_REQUEST_BYTES) -> FastAPI:
+def create_app(
+    engine: ServedEngine, *, api_key: str = "", max_request_bytes: int = MAX_REQUEST_BYTES, local: bool = False
+) -> FastAPI:
     """An OpenAI-compatible server around an engine, which stays the caller's to close.
 
     Args:
         engine: answers.
         api_key: what clients must send as `Authorization: Bearer ...`; empty: no key is asked for.
         max_request_bytes: larger bodies get 413.
+        local: refuse requests that come by another name than a loopback address, or from another place's web page.
     """
-    app = FastAPI(title="nlrl serve", docs_url=None, redoc_url=None)
+    app = FastAPI(title="nlrl serve", docs_url=None, redoc_url=None, openapi_url=None)
     metrics, service = ServerMetrics(engine), Service(engine)
     routes = frozenset({CHAT, COMPLETIONS, MODELS, HEALTH, METRICS})
-    app.add_middleware(Guard, api_key=api_key, max_bytes=max_request_bytes, metrics=metrics, routes=routes)
+    options = {"api_key": api_key, "max_bytes": max_request_bytes, "metrics": metrics, "routes": routes}
+    app.add_middleware(Guard, **options, local=local)
     errors.install(app)
 
     @app.post(CHAT)

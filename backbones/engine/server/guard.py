@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
@@ -26,13 +28,22 @@ class Guard:
         api_key: what `Authorization: Bearer ...` must hold; empty: no key is asked for.
         max_bytes: of a request's body.
         routes: paths that are counted under their own name.
+        local: answer programs of this machine only, and none that a web page of another place speaks through: a
+            browser sends what any page asks it to, to loopback addresses, too, and a page may give its own name to one.
     """
 
     def __init__(
-        self, app: Any, *, api_key: str, max_bytes: int, metrics: ServerMetrics, routes: frozenset[str]
+        self,
+        app: Any,
+        *,
+        api_key: str,
+        max_bytes: int,
+        metrics: ServerMetrics,
+        routes: frozenset[str],
+        local: bool = False,
     ) -> None:
         self._app, self._metrics, self._routes = app, metrics, routes
-        self._key, self._max_bytes = api_key.encode(), max_bytes
+        self._key, self._max_bytes, self._local = api_key.encode(), max_bytes, local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -48,6 +59,8 @@ class Guard:
 
     async def _answer(self, scope: Any, watched: _Watched) -> None:
         try:
+            if self._local:
+                _check_local(dict(scope["headers"]))
             self._check_key(scope["path"], dict(scope["headers"]))
         except ApiError as error:
             await error.response()(scope, watched.receive, watched.send)
@@ -68,6 +81,19 @@ class Guard:
         self._metrics.seconds.labels(route).observe(time.perf_counter() - watched.started)
         if watched.first is not None:
             self._metrics.first.labels(route).observe(watched.first - watched.started)
+
+
+def _check_local(headers: Mapping[bytes, bytes]) -> None:
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    host = f"//{headers.get(b'host', b'').decode('latin-1')}"
+    for address in (host, origin) if origin else (host,):
+        try:
+            name = urlsplit(address).hostname or ""
+            own = name == "localhost" or ip_address(name).is_loopback
+        except ValueError:
+            own = False
+        if not own:
+            raise ApiError(403, "without a key this server answers this machine alone, by its loopback address")
 
 
 class _Watched:
