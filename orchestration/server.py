@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nlrl.backbones.language_model import Completion, LanguageModel, Request
+from nlrl.backbones.language_model import Completion, LanguageModel, Request, Timing, stamp
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Unusable, was_restarted
 from nlrl.orchestration.config import ModelConfig
@@ -130,6 +130,7 @@ class ModelServer:
 
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
         self._clock(+1)
+        asked, began = time.time(), time.perf_counter()
         try:
             completions = self._sets.generate(place, list(missing))
         except BaseException as error:
@@ -141,6 +142,7 @@ class ModelServer:
             return
         finally:
             self._clock(-1)
+        stamp(completions, Timing(asked, time.perf_counter() - began))
         # Asking again may help where an answer failed; one that is merely bad would only repeat.
         self._forget(memory, [r for r, c in zip(missing, completions, strict=True) if c.finish_reason == "error"])
         for answer, completion in zip(missing.values(), completions, strict=True):

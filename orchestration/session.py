@@ -31,6 +31,7 @@ from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
+from nlrl.orchestration.timings import Timings
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
 from nlrl.orchestration.weight_sets import BASE
 
@@ -54,6 +55,7 @@ class Session(Speakers):
     """Frozen agents among the opponents."""
     versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
     """Which weight version plays which part now; `base` until it is first trained."""
+    timings: Timings = field(default_factory=Timings)
     iteration: int = 0
     """That stages are run for; it decides whom `checkpoint(last)` means."""
 
@@ -67,10 +69,12 @@ class Session(Speakers):
         stage = self.folder.stage(iteration, name)
         if not stage.is_committed():
             self.meter.open(stage.dir / SHARDS_FOLDER)
+            self.timings.open(stage.dir)
         try:
             yield
         finally:
             self.meter.close()
+            self.timings.close()
 
     @property
     def num_workers(self) -> int:
@@ -92,8 +96,9 @@ class Session(Speakers):
     def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
         calls = ((method, job) for job in jobs)
-        for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
+        for index, (result, spent, times) in self.cluster.map_unordered(self.workers, "metered", calls):
             self.meter.note(spent)
+            self.timings.note(times)
             yield index, result
 
     def opponent(self, name: str) -> Opponent:

@@ -20,6 +20,7 @@ from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
 from nlrl.orchestration.lines import kept
 from nlrl.orchestration.players import NONE, SELF, Play, PolicyPool, move_or_forfeit, play
 from nlrl.orchestration.records import record_key
+from nlrl.orchestration.timings import Collected, Line, of_play
 
 MOST_DEPTHS = 1000
 """Longer look-aheads are played to the end."""
@@ -137,16 +138,17 @@ class RolloutWorker:
         self._opponents: dict[str, Opponent] = {}
         self._pools: dict[tuple[str, float], PolicyPool] = {}
         self._steps: list[Entry] = []
+        self.timings = Collected()
 
-    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry]]:
-        """The result of one of the methods below, by name, with what it cost."""
+    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry], list[Line]]:
+        """The result of one of the methods below, by name, with what it cost and how long its answers took."""
         method, job = call
         self._steps.clear()
         for pool in self._pools.values():
             pool.spent.clear()
         result = getattr(self, method)(job)
         spent = [entry for pool in self._pools.values() for entry in pool.spent.values()]
-        return result, self._steps + spent
+        return result, self._steps + spent, self.timings.take()
 
     def set_policy(self, version: str) -> None:
         """Forgets the answers of earlier policies; `version` names the new one."""
@@ -171,8 +173,9 @@ class RolloutWorker:
         starts = [p.state for p in plays]
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
         self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
+        self.timings.note(of_play(task.key, p) for task, p in zip(job.tasks, plays, strict=True))
         return [
-            play_record(self.game, task.key, start, p, job.tokens)
+            play_record(self.game, task.key, start, p, job.tokens) | {"weights": job.version}
             for task, start, p in zip(job.tasks, starts, plays, strict=True)
         ]
 

@@ -28,6 +28,7 @@ from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.outlooks import ahead_of, merge, outlooks, score_of, told
 from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
+from nlrl.orchestration.timings import of_texts
 from nlrl.orchestration.worker import Continuation, ContinuationTask, ContinueJob
 
 NAME = "targets"
@@ -165,6 +166,7 @@ def _records(
             owners.append((plan, key))
             outcomes.append({"outcome": math.fsum(islice(scores, plan.samples)) / plan.samples} if measured else {})
     replies = merge(session, inputs, [session.seed("g1", key) for _, key in owners])
+    session.timings.note(of_texts([key for _, key in owners], replies))
     return [
         _record(session, iteration, plan, key, inp, reply) | outcome
         for (plan, key), inp, reply, outcome in zip(owners, inputs, replies, outcomes, strict=True)
