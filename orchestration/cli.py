@@ -387,7 +387,8 @@ def run_command(arguments: Sequence[str]) -> None:
     else:
         default, rest = load_config(Path(arguments[0])), list(arguments[1:])
     config = overridden(default, rest)
-    setup_logging()
+    keys = [model.api_key_env for model in (config.model, config.teacher) if model is not None]
+    setup_logging(config.watch.log_level, config.watch.log_json, keys)
     from nlrl.orchestration.loop import run
     from nlrl.orchestration.report import report
 

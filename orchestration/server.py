@@ -21,6 +21,7 @@ from nlrl.backbones.language_model import Completion, LanguageModel, Request, Ti
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Unusable, was_restarted
 from nlrl.orchestration.config import ModelConfig
+from nlrl.orchestration.instruments import instruments
 from nlrl.orchestration.weight_sets import weight_sets_of
 
 Memory = dict[Request, "Future[Completion]"]
@@ -59,6 +60,8 @@ class ModelServer:
         self._memory: dict[str, Memory] = {}
         self._stats = ServerStats(restarts=int(was_restarted()))
         self._asking, self._since = 0, 0.0
+        instruments.read_from(self.metrics, self._sets.by_name)
+        instruments.count("nlrl_model_restarts_total", self._stats.restarts)
 
     def describe(self) -> dict[str, Any]:
         """Name and abilities, for proxies."""
@@ -102,6 +105,8 @@ class ModelServer:
             answers = [memory[request] for request in requests]
             self._stats.requests += len(requests)
             self._stats.cached += len(requests) - len(missing)
+        instruments.count("nlrl_model_requests_total", len(requests))
+        instruments.count("nlrl_model_cached_requests_total", len(requests) - len(missing))
         if missing:
             self._ask(place, memory, missing)
         return [answer.result() for answer in answers]
@@ -111,6 +116,10 @@ class ModelServer:
         with self._lock:
             stats, self._stats = self._stats, ServerStats()
         return stats
+
+    def totals(self) -> dict[str, float]:
+        """What this process has counted since it began, by the names of metrics."""
+        return instruments.totals()
 
     def metrics(self) -> dict[str, float]:
         """What the engine counts; nothing, where the model is none."""
@@ -130,6 +139,7 @@ class ModelServer:
 
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
         self._clock(+1)
+        instruments.count("nlrl_model_open_requests", len(missing))
         asked, began = time.time(), time.perf_counter()
         try:
             completions = self._sets.generate(place, list(missing))
@@ -142,14 +152,19 @@ class ModelServer:
             return
         finally:
             self._clock(-1)
+            instruments.count("nlrl_model_open_requests", -len(missing))
+            instruments.count("nlrl_model_busy_seconds_total", time.perf_counter() - began)
         stamp(completions, Timing(asked, time.perf_counter() - began))
         # Asking again may help where an answer failed; one that is merely bad would only repeat.
         self._forget(memory, [r for r, c in zip(missing, completions, strict=True) if c.finish_reason == "error"])
         for answer, completion in zip(missing.values(), completions, strict=True):
             answer.set_result(completion)
+        read = sum(completion.prompt_tokens for completion in completions)
+        written = sum(len(completion.tokens) for completion in completions)
         with self._lock:
-            self._stats.prompt_tokens += sum(completion.prompt_tokens for completion in completions)
-            self._stats.completion_tokens += sum(len(completion.tokens) for completion in completions)
+            self._stats.prompt_tokens += read
+            self._stats.completion_tokens += written
+        _count(completions, read, written)
 
     def _forget(self, memory: Memory, requests: Sequence[Request]) -> None:
         with self._lock:
@@ -163,3 +178,12 @@ class ModelServer:
                 self._stats.seconds += time.perf_counter() - self._since
             self._since = time.perf_counter()
             self._asking += change
+
+
+def _count(completions: Sequence[Completion], read: int, written: int) -> None:
+    """For metrics: what one call of the model has brought."""
+    instruments.observe("nlrl_model_batch_requests", (len(completions),))
+    instruments.observe("nlrl_model_request_seconds", [c.timing.seconds for c in completions if c.timing is not None])
+    instruments.count("nlrl_model_prompt_tokens_total", read)
+    instruments.count("nlrl_model_generated_tokens_total", written)
+    instruments.count("nlrl_model_failed_requests_total", sum(c.finish_reason == "error" for c in completions))

@@ -17,6 +17,7 @@ from nlrl.orchestration.budget import Entry
 from nlrl.orchestration.checkpoints import checkpoint_maker, checkpoints_in, weights_name
 from nlrl.orchestration.config import RolloutConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
+from nlrl.orchestration.game_accounts import GameAccounts
 from nlrl.orchestration.lines import kept
 from nlrl.orchestration.players import NONE, SELF, Play, PolicyPool, move_or_forfeit, play
 from nlrl.orchestration.records import record_key
@@ -139,6 +140,7 @@ class RolloutWorker:
         self._pools: dict[tuple[str, float], PolicyPool] = {}
         self._steps: list[Entry] = []
         self.timings = Collected()
+        self._accounts = GameAccounts()
 
     def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry], list[Line]]:
         """The result of one of the methods below, by name, with what it cost and how long its answers took."""
@@ -174,6 +176,7 @@ class RolloutWorker:
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
         self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
         self.timings.note(of_play(task.key, p) for task, p in zip(job.tasks, plays, strict=True))
+        self._accounts.note([task.key for task in job.tasks], plays, self.game)
         return [
             play_record(self.game, task.key, start, p, job.tokens) | {"weights": job.version}
             for task, start, p in zip(job.tasks, starts, plays, strict=True)
