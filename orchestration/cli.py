@@ -357,6 +357,28 @@ def serve_command(
     serve(ServeSettings(**given))
 
 
+@app.command(name="status")
+def status_command(runs: Where[tuple[Path, ...]], json: bool = False) -> None:
+    """Shows how runs are: whether they are being written and by whom, how far they are, what is left, what they need.
+
+    Args:
+        runs: folders of runs; nothing in them is changed.
+        json: one JSON object a run, a line each.
+    """
+    import orjson
+
+    from nlrl.orchestration.run_status import read_status
+    from nlrl.orchestration.status_table import status_table
+
+    if not runs:
+        raise NLRLError("name the folder of a run: nlrl status runs/demo")
+    found = [read_status(run) for run in runs]
+    if not json:
+        show(status_table(found))
+    for one in found if json else ():
+        print(orjson.dumps(one._asdict()).decode())
+
+
 @app.command(name="verify")
 def verify_command(run: Where[Path]) -> None:
     """Checks that a run's committed files are whole.

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from nlrl.orchestration.config import ModelConfig
 from nlrl.orchestration.instruments import instruments
 from nlrl.orchestration.weight_sets import weight_sets_of
 
+_log = logging.getLogger(__name__)
 Memory = dict[Request, "Future[Completion]"]
 
 
@@ -75,6 +77,7 @@ class ModelServer:
         """
         self._sets.put(name, version, state)
         self._forget_replaced()
+        _log.info("%s are now %s", name, version)
 
     def drop_weights(self, name: str) -> None:
         """Forgets a weight set; it may be gone already, where the server was made anew."""

@@ -10,14 +10,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.instruments import instruments
-from nlrl.orchestration.logs import add_log_file, remove_log_file, setup_logging
+from nlrl.orchestration.logs import add_log_file, log_context, remove_log_file, setup_logging
 
 LOGS_FOLDER = "logs"
 STATUS_FILE = "status.json"
@@ -59,6 +61,8 @@ class Watch(NamedTuple):
         setup_logging(self.config.log_level, self.config.log_json, self.secrets)
         if Path(self.folder).is_dir():  # a worker on another machine may not see it
             add_log_file(self.logs, process)
+        with log_context(run=self.run):
+            _log.info("process %d on %s", os.getpid(), socket.gethostname())
         return self.publisher(process)
 
     def publisher(self, process: str) -> Any:
