@@ -71,3 +71,12 @@ def described(name: str) -> Metric:
         kind: Kind = "counter" if name.endswith("_total") else "gauge"
         return Metric(kind, "model", name.removeprefix(ENGINE).removesuffix("_total").replace("_", " "))
     raise KeyError(f"there is no metric {name!r}")
+
+
+def markdown() -> str:
+    """The table of docs/watching.md."""
+    rows = [
+        f"| `{name}` | {metric.kind} | {metric.process} | {', '.join(metric.labels) or '-'} | {metric.help} |"
+        for name, metric in METRICS.items()
+    ]
+    return "\n".join(["| name | kind | process | labels | what it is |", "|---|---|---|---|---|", *rows])
