@@ -243,6 +243,7 @@ def bench_command(
             "tictactoe",
             "viewer",
             "viewer_step",
+            "watching",
         ]
     ],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
@@ -255,7 +256,7 @@ def bench_command(
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
             memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser).
+            move in a browser), watching (what logs, metrics and times cost).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

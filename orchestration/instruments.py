@@ -48,14 +48,14 @@ class Instruments:
         with self._lock:
             self._values[name, labels] = value
 
-    def observe(self, name: str, values: Iterable[float]) -> None:
-        """Adds to a histogram."""
+    def observe(self, name: str, values: Iterable[float], times: int = 1) -> None:
+        """Adds to a histogram, each value so many times."""
         bounds = BUCKETS[name]
         with self._lock:
             counts = self._histograms.setdefault(name, [0.0] * (len(bounds) + 2))  # the last two: beyond all, the sum
             for value in values:
-                counts[bisect_left(bounds, value)] += 1
-                counts[-1] += value
+                counts[bisect_left(bounds, value)] += times
+                counts[-1] += times * value
 
     def read_from(
         self, figures: Callable[[], Mapping[str, float]], versions: Callable[[], Mapping[str, str]] | None = None

@@ -186,7 +186,13 @@ class ModelServer:
 def _count(completions: Sequence[Completion], read: int, written: int) -> None:
     """For metrics: what one call of the model has brought."""
     instruments.observe("nlrl_model_batch_requests", (len(completions),))
-    instruments.observe("nlrl_model_request_seconds", [c.timing.seconds for c in completions if c.timing is not None])
+    first, last = completions[0].timing, completions[-1].timing
+    if first is last and first is not None:  # the model keeps no clock, so all have one time
+        instruments.observe("nlrl_model_request_seconds", (first.seconds,), len(completions))
+    else:
+        seconds = [one.timing.seconds for one in completions if one.timing is not None]
+        instruments.observe("nlrl_model_request_seconds", seconds)
     instruments.count("nlrl_model_prompt_tokens_total", read)
     instruments.count("nlrl_model_generated_tokens_total", written)
-    instruments.count("nlrl_model_failed_requests_total", sum(c.finish_reason == "error" for c in completions))
+    if failed := sum(one.finish_reason == "error" for one in completions):
+        instruments.count("nlrl_model_failed_requests_total", failed)

@@ -1,7 +1,8 @@
 """How long answers took, beside the records and never in them: RUN/iterations/003/rollout/timings.jsonl.
 
-1. A line is one record's: `{"key": ..., "turns": [[ply, attempt, asked, milliseconds, tokens, stored], ...]}`. Records
-   must be equal byte for byte however often a run is interrupted, and times are not, so they have a file of their own.
+1. A line is one record's: `{"key": ..., "turns": [[ply, attempt, asked, microseconds, tokens, stored], ...]}`, `asked`
+   in milliseconds since 1970: whole numbers, which are written quickly. Records must be equal byte for byte however
+   often a run is interrupted, and times are not, so they have a file of their own.
 2. No manifest names the file and `verify` does not look at it. Without it nothing is lost but the times themselves.
 3. A time is that of the request that made the answer, waiting in the queue and in its batch included. A policy's
    answers are kept and drawn from; a turn whose answer was whole before it was asked for is `stored`: its time was
@@ -56,24 +57,28 @@ class TurnTiming(NamedTuple):
 # -- noting ------------------------------------------------------------------------------------------------------------
 def of_play(key: str, play: Play) -> Line:
     """The times of a game's turns."""
-    rows = [row for ply, reply in play.replies.items() for row in _rows(ply, reply, play.asked.get(ply, 0.0))]
+    rows: list[tuple[Any, ...]] = []
+    for ply, reply in play.replies.items():
+        rows += _rows(ply, reply, play.asked.get(ply, 0.0))
     return key, rows
 
 
 def of_texts(keys: Iterable[str], replies: Iterable[Reply[Any]], asked: float = 0.0) -> list[Line]:
     """The times of records that are one text each."""
-    return [(key, list(_rows(None, reply, asked))) for key, reply in zip(keys, replies, strict=True)]
+    return [(key, _rows(None, reply, asked)) for key, reply in zip(keys, replies, strict=True)]
 
 
-def _rows(ply: int | None, reply: Reply[Any], asked: float) -> Iterator[tuple[Any, ...]]:
-    attempts = (*reply.earlier, (reply.completion.timing, len(reply.completion.tokens)))
-    for attempt, (timing, tokens) in enumerate(attempts):
-        if timing is not None:
-            yield ply, attempt, *_rounded(timing), tokens, int(timing.asked + timing.seconds < asked)
+def _rows(ply: int | None, reply: Reply[Any], asked: float) -> list[tuple[Any, ...]]:
+    completion = reply.completion
+    if not reply.earlier:  # nearly always
+        return [_row(ply, 0, completion.timing, len(completion.tokens), asked)] if completion.timing else []
+    attempts = (*reply.earlier, (completion.timing, len(completion.tokens)))
+    return [_row(ply, i, timing, tokens, asked) for i, (timing, tokens) in enumerate(attempts) if timing]
 
 
-def _rounded(timing: Timing) -> tuple[float, float]:
-    return round(timing.asked, 3), round(1000 * timing.seconds, 3)
+def _row(ply: int | None, attempt: int, timing: Timing, tokens: int, asked: float) -> tuple[Any, ...]:
+    began, took = timing
+    return ply, attempt, int(1e3 * began), int(1e6 * took), tokens, 1 if began + took < asked else 0
 
 
 class Notes(Protocol):
@@ -174,7 +179,7 @@ def _parsed(line: bytes) -> tuple[str, list[TurnTiming]] | None:
 
 
 def _turn(row: Any) -> TurnTiming:
-    ply, attempt, asked, milliseconds, tokens, stored = row
+    ply, attempt, asked, micro, tokens, stored = row
     return TurnTiming(
-        None if ply is None else int(ply), int(attempt), float(asked), float(milliseconds), int(tokens), bool(stored)
+        None if ply is None else int(ply), int(attempt), asked / 1e3, micro / 1e3, int(tokens), bool(stored)
     )

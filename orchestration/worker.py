@@ -176,11 +176,12 @@ class RolloutWorker:
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
         self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
         self.timings.note(of_play(task.key, p) for task, p in zip(job.tasks, plays, strict=True))
-        self._accounts.note([task.key for task in job.tasks], plays, self.game)
-        return [
+        records = [
             play_record(self.game, task.key, start, p, job.tokens) | {"weights": job.version}
             for task, start, p in zip(job.tasks, starts, plays, strict=True)
         ]
+        self._accounts.note(records, plays)
+        return records
 
     def continue_games(self, job: ContinueJob) -> list[list[Continuation]]:
         """Plays `count` games on from each (state, action), each against an opponent drawn from the job's.

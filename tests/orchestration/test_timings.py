@@ -84,7 +84,7 @@ def test_game_records_name_the_weights_that_played(finished):
     "line", ["", "[]", "3", '{"key":"k"}', '{"key":"k","turns":[[1]]}', '{"key":"k","turns":5}', "\xff"]
 )
 def test_what_is_no_time_is_passed_over(tmp_path, line):
-    good = '{"key":"k","turns":[[3,0,1.0,2.0,4,0]]}\n'
+    good = '{"key":"k","turns":[[3,0,1000,2000,4,0]]}\n'
     (tmp_path / timings.TIMINGS_FILE).write_bytes(line.encode("latin-1") + b"\n" + good.encode() + b'{"key":"k","tur')
     assert timings.read(tmp_path, "k") == [timings.TurnTiming(3, 0, 1.0, 2.0, 4, False)]
 

@@ -235,7 +235,7 @@ def test_times_beside_the_records_and_the_weights_in_them_are_on_the_card(tmp_pa
         "turns": [{k: v for k, v in turn.items() if k not in ("seconds", "weights")} for turn in PLAYED["turns"]],
     }
     run = write_run(tmp_path / "run", config=CONFIG, records={"001/evaluation": [{**played, "weights": "actor@1"}]})
-    rows = [[0, 0, 1.7e9, 250.0, 50, 0], [2, 0, 1.7e9, 100.0, 5, 0], [2, 1, 1.7e9, 400.0, 5, 1]]
+    rows = [[0, 0, 1.7e12, 250_000, 50, 0], [2, 0, 1.7e12, 100_000, 5, 0], [2, 1, 1.7e12, 400_000, 5, 1]]
     line = json.dumps({"key": KEY, "turns": rows}, separators=(",", ":"))
     (run / "iterations/001/evaluation/timings.jsonl").write_text(line + '\n{"key":"' + KEY)  # torn
     found = load_replay(run, "001/evaluation", KEY)
