@@ -20,6 +20,7 @@ import orjson
 
 from nlrl.orchestration.atomic import TEMP_PREFIX
 from nlrl.orchestration.instruments import instruments
+from nlrl.orchestration.progress import Part, newest_part
 
 SCHEMA = 1
 PERIOD = 2.0
@@ -83,9 +84,13 @@ class Heartbeat:
         doing = session.doing
         told: dict[str, Any] = {"iteration": session.iteration, "versions": dict(session.versions)}
         if doing is not None:
+            part = newest_part()
+            if part is None or part.since < doing.since:  # of another stage
+                part = Part("", doing.since)
             samples = {s.name: s.value for s in instruments.samples() if s.labels.get("stage") == doing.stage}
             self._stage = {
-                "stage": doing.stage, "since": doing.since, "done": samples.get("nlrl_stage_done"),
+                "stage": doing.stage, "since": doing.since, "part": part.name,
+                "part_since": part.since, "done": samples.get("nlrl_stage_done"),
                 "wanted": samples.get("nlrl_stage_wanted") or None, "before": samples.get("nlrl_stage_before"),
             }  # fmt: skip
             told |= self._stage

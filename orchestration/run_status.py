@@ -57,6 +57,8 @@ class Status(NamedTuple):
     iterations: int | None = None
     stage: str = ""
     """That is open."""
+    part: str = ""
+    """What it is doing; `done` and `wanted` are about that."""
     stage_seconds: float | None = None
     done: int | None = None
     wanted: int | None = None
@@ -262,13 +264,15 @@ class _Reading:
         since, before = _number(self.beat.get("since")), _number(self.beat.get("before")) or 0.0
         done, wanted = _number(self.beat.get("done")), _number(self.beat.get("wanted"))
         took = max(0.0, self.now - since) if since is not None else None
-        pace = (done - before) / took if done is not None and took and done > before else None
-        left = max(0.0, wanted - (done or 0.0)) / pace if pace and wanted else None
+        begun = _number(self.beat.get("part_since"))
+        spent = max(0.0, self.now - begun) if begun is not None else took
+        pace = (done - before) / spent if done is not None and spent and done > before else None
+        left = (wanted - done) / pace if pace and wanted and done is not None and done < wanted else None
         if left is None and took is not None and name in self._seconds():
             left = max(0.0, self._seconds()[name] - took)
         rest = self._rest(took or 0.0)
         found = {"stage_seconds": took, "per_second": pace, "seconds_left": left, "run_seconds_left": rest}
-        return found | {"done": _whole(done), "wanted": _whole(wanted)}
+        return found | {"part": str(self.beat.get("part") or ""), "done": _whole(done), "wanted": _whole(wanted)}
 
     def _rest(self, took: float = 0.0) -> float | None:
         wanted, last = _whole(self.config.get("iterations")), self.metrics[-1]["step"] if self.metrics else None

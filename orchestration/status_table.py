@@ -64,7 +64,7 @@ def _lines(s: Status) -> Iterator[tuple[str, str]]:
 
 
 def _nothing(s: Status) -> str:
-    return "" if s.state == "no run" else f"nothing in this iteration; {s.records:,} records before"
+    return "" if s.state == "no run" else f"{s.records:,} records before this iteration" if s.records else "nothing yet"
 
 
 def _state(s: Status) -> str:
@@ -88,7 +88,8 @@ def _stage(s: Status) -> str:
     done = "" if s.done is None else f": {'' if s.exact else 'about '}{s.done:,}{of} done"
     pace = "" if s.per_second is None else f", {s.per_second:,.3g} a second"
     took = "" if s.stage_seconds is None else f", for {duration(s.stage_seconds)}"
-    return f"{s.stage}{done}{pace}{took}"
+    part = f" ({s.part})" if s.part else ""
+    return f"{s.stage}{part}{done}{pace}{took}"
 
 
 def _left(s: Status) -> str:
