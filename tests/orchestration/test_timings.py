@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nlrl.agents.asking import Reply
-from nlrl.backbones.language_model import Completion, Request, Timing, stamp
+from nlrl.backbones.language_model import Completion, Request, Sampling, Timing, stamp
 from nlrl.orchestration import timings
 from nlrl.orchestration.records import read_records
 from nlrl.orchestration.run_folder import verify
@@ -117,3 +117,22 @@ def test_times_are_no_part_of_what_is_compared_and_a_models_own_stand():
     assert "timing" not in repr(timed)
     stamp([plain, timed], Timing(5.0, 6.0))
     assert (plain.timing, timed.timing) == (Timing(5.0, 6.0), Timing(1.0, 2.0))
+
+
+def test_native_engines_time_each_request():
+    from nlrl.orchestration.config import ModelConfig
+    from nlrl.orchestration.models import open_model
+
+    engine = open_model(ModelConfig(device="cpu"), threads=1)
+    try:
+        before = time.time()
+        short, long = engine.generate(
+            [Request(tokens=(5, 6, 7), sampling=Sampling(max_tokens=n, ignore_end=True)) for n in (2, 60)]
+        )
+        took = time.time() - before
+    finally:
+        engine.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert short.timing is not None
+    assert long.timing is not None
+    assert 0 < short.timing.seconds < long.timing.seconds <= took + 0.01
+    assert before - 0.01 <= short.timing.asked <= before + took
