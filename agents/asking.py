@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 from nlrl.agents.parser import ParseFailure
 from nlrl.agents.roles import In, Out, Role
-from nlrl.backbones.language_model import Completion, LanguageModel, Request, Sampling
+from nlrl.backbones.language_model import Completion, LanguageModel, Request, Sampling, Timing
 from nlrl.envs.random import derive_seed
 
 RETRY_TEMPERATURE = 0.7
@@ -26,6 +26,8 @@ class Reply(Generic[Out]):
     """Of all attempts."""
     generated_tokens: int = 0
     """Of all attempts."""
+    earlier: tuple[tuple[Timing | None, int], ...] = field(default=(), compare=False, repr=False)
+    """Of the attempts that failed before the last one: when, and tokens generated."""
 
     @property
     def failed(self) -> bool:
@@ -68,6 +70,7 @@ def _after(earlier: Reply[Out], reply: Reply[Out]) -> Reply[Out]:
         failures=earlier.failures + reply.failures,
         prompt_tokens=earlier.prompt_tokens + reply.prompt_tokens,
         generated_tokens=earlier.generated_tokens + reply.generated_tokens,
+        earlier=(*earlier.earlier, (earlier.completion.timing, len(earlier.completion.tokens))),
     )
 
 

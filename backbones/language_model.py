@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from nlrl.errors import NLRLError
 
@@ -99,6 +99,15 @@ class Request:
         return replace(self, seed=seed)
 
 
+class Timing(NamedTuple):
+    """When a request was taken on, and how long its answer took."""
+
+    asked: float
+    """Seconds since 1970."""
+    seconds: float
+    """Until the answer was whole, waiting included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One answer: tokens out, the log-probability of each sampled token, why it ended, and which weights spoke."""
@@ -117,6 +126,19 @@ class Completion:
     """With `Sampling.top_logprobs`: for each token the likeliest ones, (token, log-probability), likeliest first."""
     error: str = ""
     """Why `finish_reason` is "error" (a request that failed after its retries)."""
+    timing: Timing | None = field(default=None, compare=False, repr=False)
+    """Travels with the answer wherever it is kept, so that one used again still tells how long it took to make. Equal
+    answers may have taken different times, so it is no part of what is compared."""
+
+
+def stamp(completions: Sequence[Completion], timing: Timing) -> None:
+    """Gives a time to those answers that have none: of models that keep no clock, one for the whole batch.
+
+    In place, for a copy of each costs a zero-latency model as much as the answers; nothing that is compared changes.
+    """
+    for completion in completions:
+        if completion.timing is None:
+            object.__setattr__(completion, "timing", timing)
 
 
 @runtime_checkable

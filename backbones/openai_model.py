@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from nlrl.backbones import openai_failures as failures
 from nlrl.backbones import openai_wire as wire
 from nlrl.backbones.event_loop import EventLoopThread
-from nlrl.backbones.language_model import Completion, LanguageModelError, Request
+from nlrl.backbones.language_model import Completion, LanguageModelError, Request, Timing, stamp
 from nlrl.backbones.metering import Meter
 from nlrl.errors import NLRLError
 from nlrl.keys import plain_address, refuse_keys, variable_name
@@ -150,10 +151,18 @@ class OpenAIModel:
     async def _answer_all(self, requests: Sequence[Request]) -> list[Completion | failures.Retry]:
         try:
             async with asyncio.TaskGroup() as running:
-                tasks = [running.create_task(self._answer(request)) for request in requests]
+                tasks = [running.create_task(self._timed(request)) for request in requests]
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def _timed(self, request: Request) -> Completion | failures.Retry:
+        """The answer with its time, from here on: the wait for a slot, and attempts that failed, included."""
+        asked, began = time.time(), time.perf_counter()
+        answer = await self._answer(request)
+        if isinstance(answer, Completion):
+            stamp([answer], Timing(asked, time.perf_counter() - began))
+        return answer
 
     async def _answer(self, request: Request) -> Completion | failures.Retry:
         async with self._slots:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nlrl.backbones import vllm_engine
 from nlrl.backbones.event_loop import EventLoopThread
-from nlrl.backbones.language_model import Completion, FinishReason, LanguageModelError, Request, check_sampling
+from nlrl.backbones.language_model import (
+    Completion,
+    FinishReason,
+    LanguageModelError,
+    Request,
+    Timing,
+    check_sampling,
+    stamp,
+)
 from nlrl.backbones.prompts import PromptEncoder
 from nlrl.backbones.vllm_weights import DEFAULT, VLLMWeights, WeightSet, checkpoint_folder, require_same_shape
 from nlrl.errors import NLRLError
@@ -125,7 +134,7 @@ class VLLMModel:
             if sampling.constraint is not None:
                 self._grammars.compile(sampling.constraint)
         pairs = list(zip(requests, self._prompts.encode(requests), strict=True))
-        return self._loop.run(self._all(weights, self._answer, pairs))
+        return self._loop.run(self._all(weights, self._timed, pairs))
 
     def score(
         self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], weights: str = DEFAULT
@@ -194,6 +203,12 @@ class VLLMModel:
             except ExceptionGroup as group:
                 raise group.exceptions[0] from None
             return [task.result() for task in tasks]
+
+    async def _timed(self, speaker: WeightSet, request: Request, prompt: Sequence[int]) -> Completion:
+        asked, began = time.time(), time.perf_counter()
+        answer = await self._answer(speaker, request, prompt)
+        stamp([answer], Timing(asked, time.perf_counter() - began))
+        return answer
 
     async def _answer(self, speaker: WeightSet, request: Request, prompt: Sequence[int]) -> Completion:
         sampling, known = request.sampling, {"weight_version": speaker.version, "prompt_tokens": len(prompt)}

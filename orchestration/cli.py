@@ -244,6 +244,7 @@ def bench_command(
             "tictactoe",
             "viewer",
             "viewer_step",
+            "watching",
         ]
     ],
     rest: tyro.conf.Positional[tuple[str, ...]] = (),
@@ -256,7 +257,7 @@ def bench_command(
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
             memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser).
+            move in a browser), watching (what logs, metrics and times cost).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module
@@ -356,6 +357,28 @@ def serve_command(
     serve(ServeSettings(**given))
 
 
+@app.command(name="status")
+def status_command(runs: Where[tuple[Path, ...]], json: bool = False) -> None:
+    """Shows how runs are: whether they are being written and by whom, how far they are, what is left, what they need.
+
+    Args:
+        runs: folders of runs; nothing in them is changed.
+        json: one JSON object a run, a line each.
+    """
+    import orjson
+
+    from nlrl.orchestration.run_status import read_status
+    from nlrl.orchestration.status_table import status_table
+
+    if not runs:
+        raise NLRLError("name the folder of a run: nlrl status runs/demo")
+    found = [read_status(run) for run in runs]
+    if not json:
+        show(status_table(found))
+    for one in found if json else ():
+        print(orjson.dumps(one._asdict()).decode())
+
+
 @app.command(name="verify")
 def verify_command(run: Where[Path]) -> None:
     """Checks that a run's committed files are whole.
@@ -386,7 +409,8 @@ def run_command(arguments: Sequence[str]) -> None:
     else:
         default, rest = load_config(Path(arguments[0])), list(arguments[1:])
     config = overridden(default, rest)
-    setup_logging()
+    keys = [model.api_key_env for model in (config.model, config.teacher) if model is not None]
+    setup_logging(config.watch.log_level, config.watch.log_json, keys)
     from nlrl.orchestration.loop import run
     from nlrl.orchestration.report import report
 

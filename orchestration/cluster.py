@@ -17,11 +17,17 @@ Arguments are copied to Ray workers, so big ones that many calls share go throug
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.call_metrics import note_call
+from nlrl.orchestration.logs import log_context
+
+if TYPE_CHECKING:
+    from nlrl.orchestration.watch import Watch
 
 Kind = Literal["ray", "inline"]
 
@@ -83,6 +89,12 @@ class Cluster:
         self.kind: Kind = kind
         self._backend = _backend(kind, address, num_cpus)
         self._handles: list[Handle] = []
+        self.watch: Watch | None = None
+        """What processes of workers do to be watched."""
+
+    def place(self) -> dict[str, Any]:
+        """Where workers live, for people: kind, address, dashboard, job."""
+        return {"kind": self.kind} | self._backend.place()
 
     def spawn(
         self,
@@ -109,7 +121,7 @@ class Cluster:
             NLRLError: the local machine does not have that many CPUs or GPUs left.
         """
         name = name or f"{getattr(cls, '__name__', 'worker')}-{len(self._handles)}"
-        host = (cls, name, args, kwargs)
+        host = (self.watch.around(cls, name) if self.watch is not None else cls, name, args, kwargs)
         handle = self._backend.spawn(host, num_cpus, num_gpus, max_restarts, threads, concurrency)
         self._handles.append(handle)
         return handle
@@ -199,7 +211,15 @@ class Host:
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         if self._failure is not None:
             raise self._failure
-        return getattr(self._object, method)(*args, **kwargs)
+        began = time.perf_counter()
+        result = getattr(self._object, method)(*args, **kwargs)
+        note_call(method, args, time.perf_counter() - began, result)
+        return result
+
+    def call_in(self, context: dict[str, Any], method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """`call`, with the log context of whoever calls from another process."""
+        with log_context(**context):
+            return self.call(method, *args, **kwargs)
 
     def close(self) -> None:
         """Closes the object, if it is one that can be closed. (Where a process ends with its object, nobody asks.)"""
@@ -224,6 +244,8 @@ class Backend(Protocol):
 
     def put(self, value: Any) -> Any: ...
 
+    def place(self) -> dict[str, Any]: ...
+
     def close(self) -> None: ...
 
 
@@ -246,6 +268,9 @@ class _Inline:
 
     def put(self, value: Any) -> Any:
         return value
+
+    def place(self) -> dict[str, Any]:
+        return {}
 
     def close(self) -> None:
         pass

@@ -22,6 +22,7 @@ from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfi
 from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
 from nlrl.orchestration.toml_text import toml_text
+from nlrl.orchestration.watch_config import WatchConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -328,6 +329,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     league: RunLeagueConfig = RunLeagueConfig()
     cluster: ClusterConfig = ClusterConfig()
+    watch: WatchConfig = WatchConfig()
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder."""
 
@@ -341,7 +343,7 @@ class RunConfig(Section):
 
 VOLATILE = (
     "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
-    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers",
+    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers", "watch",
 )  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 

@@ -14,11 +14,13 @@ from typing import Any
 from nlrl.orchestration.budget import spent_by
 from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
+from nlrl.orchestration.logs import log_context
 from nlrl.orchestration.methods import NamedStage, method_of, stages_of
 from nlrl.orchestration.report import headline
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.session import Session, open_session
 from nlrl.orchestration.tracking import METRICS_FILE, Tracker, make_tracker, read_metrics
+from nlrl.orchestration.watch import Watcher, discard
 
 log = logging.getLogger(__name__)
 AGENT_FOLDER = "agent"
@@ -38,12 +40,14 @@ def run(config: RunConfig) -> RunFolder:
     except BaseException:
         if not any(folder.stages()):  # nothing was begun, so the mended config need not be the same
             (folder.path / CONFIG_FILE).unlink(missing_ok=True)
+            discard(folder.path)
         folder.close()
         raise
     try:
         tracker = make_tracker(config.trackers, folder.path, config=values)
         try:
-            _iterate(session, tracker)
+            with log_context(run=config.name), Watcher(session):
+                _iterate(session, tracker)
         finally:
             tracker.close()
     finally:
@@ -55,7 +59,8 @@ def _iterate(session: Session, tracker: Tracker) -> None:
     config, started, paces = session.config, time.monotonic(), list[float]()
     method = method_of(config)
     _one(session, 0, method.first)
-    _track(session, tracker, 0, {})
+    with log_context(iteration=0):
+        _track(session, tracker, 0, {})
     for iteration in range(1, config.iterations + 1):
         if config.max_minutes and paces:
             projected = (time.monotonic() - started + max(paces)) / 60
@@ -68,7 +73,8 @@ def _iterate(session: Session, tracker: Tracker) -> None:
         begun = time.monotonic()
         seconds = _one(session, iteration, stages_of(config, iteration))
         paces.append(time.monotonic() - begun)
-        _track(session, tracker, iteration, seconds)
+        with log_context(iteration=iteration):
+            _track(session, tracker, iteration, seconds)
     if method.exports is not None:
         assert session.trainer is not None
         session.trainer.call("export", method.exports, str(session.folder.path / AGENT_FOLDER)).result()

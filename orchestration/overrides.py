@@ -14,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import RunConfig, complaints, validated
 
+SHORT = {"--log-json": "--watch.log-json", "--metrics-port": "--watch.metrics-port"}
+"""Options that people know by other programs."""
+
 
 def overridden(default: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """`default` with the fields that the arguments name changed; `--help` prints all of them and exits.
@@ -22,6 +25,7 @@ def overridden(default: RunConfig, arguments: Sequence[str]) -> RunConfig:
         NLRLError: a value that a field cannot have, as in a file.
         SystemExit: of `--help`, and of options that do not exist or cannot be read, which are then explained.
     """
+    arguments = [_in_full(argument) for argument in arguments]
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -41,6 +45,11 @@ def overridden(default: RunConfig, arguments: Sequence[str]) -> RunConfig:
         sys.stderr.write(said.getvalue())
         raise
     return validated(RunConfig, chosen.model_dump(), "command line")
+
+
+def _in_full(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    return f"{SHORT.get(name, name)}{equals}{value}"
 
 
 def _cause(stop: BaseException) -> ValidationError | None:

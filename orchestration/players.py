@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,8 @@ class Play:
     replies: dict[int, Reply[Choice]] = field(default_factory=dict)
     """The policy's answers by index into `actions`; a forfeit's index is one past the end."""
     forfeited_by: int | None = None
+    asked: dict[int, float] = field(default_factory=dict)
+    """When each of `replies` was asked for, in seconds since 1970; an older answer was drawn from the store."""
 
     def is_over(self, game: Game[Any]) -> bool:
         """Whether it has ended: by the rules, by a forfeit, or because it is cut."""
@@ -166,11 +169,12 @@ def play(
 def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_replies: bool) -> None:
     if not plays:
         return
+    asked = time.time()
     replies = pool.draw([p.state for p in plays], [p.ply for p in plays], [p.rng for p in plays])
     for p, reply in zip(plays, replies, strict=True):
         player = game.current_player(p.state)
         if keep_replies and player == p.seat:
-            p.replies[len(p.actions)] = reply
+            p.replies[len(p.actions)], p.asked[len(p.actions)] = reply, asked
         move_or_forfeit(game, p, _action(reply))
 
 

@@ -7,9 +7,10 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from nlrl.orchestration.logs import console
+from nlrl.orchestration.instruments import instruments
+from nlrl.orchestration.logs import console, context, writes_json
 
 if TYPE_CHECKING:
     import rich.progress
@@ -38,9 +39,8 @@ def progress(name: str, total: int, done: int = 0, every: float = 30.0) -> Progr
     Args:
         every: seconds between log lines where there is no terminal.
     """
-    if console().is_terminal and _RAY_JOB not in os.environ:
-        return _Bar(name, total, done)
-    return _Lines(name, total, done, every)
+    bars = console().is_terminal and _RAY_JOB not in os.environ and not writes_json()
+    return _Counted(_Bar(name, total, done) if bars else _Lines(name, total, done, every), name, total, done)
 
 
 def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
@@ -50,6 +50,43 @@ def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T
         for item in items:
             yield item
             bar.advance()
+
+
+class Part(NamedTuple):
+    """What is being shown: a stage may do several things, one after another."""
+
+    name: str
+    since: float
+    """Seconds since 1970."""
+
+
+def newest_part() -> Part | None:
+    """What this process shows, or has shown last."""
+    return _Counted.newest
+
+
+class _Counted:
+    """Also keeps count for metrics and heartbeats, which know the stage."""
+
+    newest: Part | None = None
+
+    def __init__(self, shown: Progress, name: str, total: int, done: int):
+        self._shown, self._done, self._stage = shown, done, str(context().get("stage", ""))
+        _Counted.newest = Part(name, time.time())
+        for name, value in (("done", done), ("before", done), ("wanted", total)):
+            instruments.set(f"nlrl_stage_{name}", value, self._stage)
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+        instruments.set("nlrl_stage_done", self._done, self._stage)
+        self._shown.advance(steps)
+
+    def __enter__(self) -> _Counted:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._shown.__exit__(*raised)
 
 
 class _Bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -17,9 +18,11 @@ from ray._private import ray_constants
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
+from nlrl.orchestration.logs import context
 
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _FAILED_CONNECTION = (ConnectionError, ValueError, RuntimeError)
 
 
@@ -61,6 +64,13 @@ class RayBackend:
 
     def put(self, value: Any) -> Any:
         return ray.put(value)
+
+    def place(self) -> dict[str, Any]:
+        runtime, dashboard = ray.get_runtime_context(), None if self._local else _dashboard()
+        job = json.loads(os.environ.get(_JOB, "{}")).get("metadata", {}).get("job_submission_id")
+        found = {"address": runtime.gcs_address, "job": runtime.get_job_id(), "submission": job, "dashboard": dashboard}
+        ports = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+        return {key: value for key, value in found.items() if value} | {"metrics_of_nodes": ports}
 
     def close(self) -> None:
         if self._own:
@@ -166,7 +176,7 @@ class RayHandle:
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> RayFuture:
         if self.closed:
             raise NLRLError(f"worker {self.name!r} is closed")
-        return RayFuture(self._actor.call.remote(method, *args, **kwargs), self.name)
+        return RayFuture(self._actor.call_in.remote(context(), method, *args, **kwargs), self.name)
 
     def close(self) -> None:
         if not self.closed and ray.is_initialized():
@@ -201,6 +211,16 @@ class RayFuture:
                 f"worker {self._worker!r} died ({_cause_of_death(error)}). "
                 "Finished records are kept: rerun the same command to resume"
             ) from error
+
+
+def _dashboard() -> str | None:
+    """Ray has the address in no public place."""
+    try:
+        from ray._private.worker import get_dashboard_url
+
+        return f"http://{found}" if (found := get_dashboard_url()) else None
+    except Exception:
+        return None
 
 
 def _cause_of_death(error: Exception) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 import orjson
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.instruments import instruments
 
 SCHEMA = 1
 """Version of the record format that this code writes."""
@@ -182,7 +183,10 @@ class RecordWriter:
 
     def write_many(self, records: Iterable[Record]) -> None:
         """Appends records, all or (in case of an error) none; see `write`."""
-        self._append(b"".join(map(self._line, records)))
+        lines = list(map(self._line, records))
+        self._append(b"".join(lines))
+        if self._accept is is_record:
+            instruments.count("nlrl_records_written_total", len(lines))
 
     def flush(self, fsync: bool = True) -> None:
         """Forces what was written to disk, so that it survives the machine too, not only this process."""

@@ -20,6 +20,7 @@ import zlib
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from nlrl.backbones.language_model import Completion, Request
@@ -144,6 +145,15 @@ class Router:
     def take_stats(self) -> ServerStats:
         """Of all servers since the last call."""
         return sum((f.result() for f in [s.call("take_stats") for s in self._servers]), ServerStats())
+
+    def totals(self, patience: float = 2.0) -> dict[str, float]:
+        """What all servers have counted since they were started; those that do not answer at once are left out."""
+        found: dict[str, float] = {}
+        for asked in [server.call("totals") for server in self._servers]:
+            with suppress(Exception):
+                for name, value in asked.result(patience).items():
+                    found[name] = found.get(name, 0.0) + value
+        return found
 
     def metrics(self) -> dict[str, float]:
         """`Engine.metrics` of all servers, added up; empty for models that count nothing."""

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nlrl.backbones.language_model import Completion, LanguageModel, Request
+from nlrl.backbones.language_model import Completion, LanguageModel, Request, Timing, stamp
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Unusable, was_restarted
 from nlrl.orchestration.config import ModelConfig
+from nlrl.orchestration.instruments import instruments
 from nlrl.orchestration.weight_sets import weight_sets_of
 
+_log = logging.getLogger(__name__)
 Memory = dict[Request, "Future[Completion]"]
 
 
@@ -59,6 +62,8 @@ class ModelServer:
         self._memory: dict[str, Memory] = {}
         self._stats = ServerStats(restarts=int(was_restarted()))
         self._asking, self._since = 0, 0.0
+        instruments.read_from(self.metrics, self._sets.by_name)
+        instruments.count("nlrl_model_restarts_total", self._stats.restarts)
 
     def describe(self) -> dict[str, Any]:
         """Name and abilities, for proxies."""
@@ -72,6 +77,7 @@ class ModelServer:
         """
         self._sets.put(name, version, state)
         self._forget_replaced()
+        _log.info("%s are now %s", name, version)
 
     def drop_weights(self, name: str) -> None:
         """Forgets a weight set; it may be gone already, where the server was made anew."""
@@ -102,6 +108,8 @@ class ModelServer:
             answers = [memory[request] for request in requests]
             self._stats.requests += len(requests)
             self._stats.cached += len(requests) - len(missing)
+        instruments.count("nlrl_model_requests_total", len(requests))
+        instruments.count("nlrl_model_cached_requests_total", len(requests) - len(missing))
         if missing:
             self._ask(place, memory, missing)
         return [answer.result() for answer in answers]
@@ -111,6 +119,10 @@ class ModelServer:
         with self._lock:
             stats, self._stats = self._stats, ServerStats()
         return stats
+
+    def totals(self) -> dict[str, float]:
+        """What this process has counted since it began, by the names of metrics."""
+        return instruments.totals()
 
     def metrics(self) -> dict[str, float]:
         """What the engine counts; nothing, where the model is none."""
@@ -130,6 +142,8 @@ class ModelServer:
 
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
         self._clock(+1)
+        instruments.count("nlrl_model_open_requests", len(missing))
+        asked, began = time.time(), time.perf_counter()
         try:
             completions = self._sets.generate(place, list(missing))
         except BaseException as error:
@@ -141,13 +155,19 @@ class ModelServer:
             return
         finally:
             self._clock(-1)
+            instruments.count("nlrl_model_open_requests", -len(missing))
+            instruments.count("nlrl_model_busy_seconds_total", time.perf_counter() - began)
+        stamp(completions, Timing(asked, time.perf_counter() - began))
         # Asking again may help where an answer failed; one that is merely bad would only repeat.
         self._forget(memory, [r for r, c in zip(missing, completions, strict=True) if c.finish_reason == "error"])
         for answer, completion in zip(missing.values(), completions, strict=True):
             answer.set_result(completion)
+        read = sum(completion.prompt_tokens for completion in completions)
+        written = sum(len(completion.tokens) for completion in completions)
         with self._lock:
-            self._stats.prompt_tokens += sum(completion.prompt_tokens for completion in completions)
-            self._stats.completion_tokens += sum(len(completion.tokens) for completion in completions)
+            self._stats.prompt_tokens += read
+            self._stats.completion_tokens += written
+        _count(completions, read, written)
 
     def _forget(self, memory: Memory, requests: Sequence[Request]) -> None:
         with self._lock:
@@ -161,3 +181,18 @@ class ModelServer:
                 self._stats.seconds += time.perf_counter() - self._since
             self._since = time.perf_counter()
             self._asking += change
+
+
+def _count(completions: Sequence[Completion], read: int, written: int) -> None:
+    """For metrics: what one call of the model has brought."""
+    instruments.observe("nlrl_model_batch_requests", (len(completions),))
+    first, last = completions[0].timing, completions[-1].timing
+    if first is last and first is not None:  # the model keeps no clock, so all have one time
+        instruments.observe("nlrl_model_request_seconds", (first.seconds,), len(completions))
+    else:
+        seconds = [one.timing.seconds for one in completions if one.timing is not None]
+        instruments.observe("nlrl_model_request_seconds", seconds)
+    instruments.count("nlrl_model_prompt_tokens_total", read)
+    instruments.count("nlrl_model_generated_tokens_total", written)
+    if failed := sum(one.finish_reason == "error" for one in completions):
+        instruments.count("nlrl_model_failed_requests_total", failed)

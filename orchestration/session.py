@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nlrl.agents.roles import Roles
 from nlrl.backbones.language_model import LanguageModel
@@ -23,6 +24,8 @@ from nlrl.orchestration.config import ModelConfig, RunConfig
 from nlrl.orchestration.exact import is_small
 from nlrl.orchestration.frozen import FrozenModel, Source, describe, read_weights, sources
 from nlrl.orchestration.gpus import gpus_of
+from nlrl.orchestration.instruments import instruments
+from nlrl.orchestration.logs import log_context
 from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.opposition import Opposition
 from nlrl.orchestration.players import NONE, SELF
@@ -31,8 +34,18 @@ from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
+from nlrl.orchestration.timings import Timings
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
+from nlrl.orchestration.watch import Watch
 from nlrl.orchestration.weight_sets import BASE
+
+
+class Doing(NamedTuple):
+    """A stage on its way."""
+
+    stage: str
+    since: float
+    """Seconds since 1970."""
 
 
 @dataclass
@@ -54,6 +67,9 @@ class Session(Speakers):
     """Frozen agents among the opponents."""
     versions: dict[str, str] = field(default_factory=lambda: {ACTOR: BASE, CRITIC: BASE})
     """Which weight version plays which part now; `base` until it is first trained."""
+    timings: Timings = field(default_factory=Timings)
+    doing: Doing | None = None
+    """The stage that is being run."""
     iteration: int = 0
     """That stages are run for; it decides whom `checkpoint(last)` means."""
 
@@ -67,10 +83,17 @@ class Session(Speakers):
         stage = self.folder.stage(iteration, name)
         if not stage.is_committed():
             self.meter.open(stage.dir / SHARDS_FOLDER)
+            self.timings.open(stage.dir)
+        self.doing = Doing(name, time.time())
+        instruments.set("nlrl_iteration", iteration)
         try:
-            yield
+            with log_context(iteration=iteration, stage=name):
+                yield
         finally:
+            instruments.count("nlrl_stage_seconds_total", time.time() - self.doing.since, name)
+            self.doing = None
             self.meter.close()
+            self.timings.close()
 
     @property
     def num_workers(self) -> int:
@@ -92,8 +115,9 @@ class Session(Speakers):
     def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
         calls = ((method, job) for job in jobs)
-        for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
+        for index, (result, spent, times) in self.cluster.map_unordered(self.workers, "metered", calls):
             self.meter.note(spent)
+            self.timings.note(times)
             yield index, result
 
     def opponent(self, name: str) -> Opponent:
@@ -176,6 +200,7 @@ def open_session(config: RunConfig, folder: RunFolder) -> Session:
     game = make(config.game.name, **config.game.params)
     roles = roles_of(config, game)
     cluster = Cluster(config.cluster.kind, address=config.cluster.address)
+    cluster.watch = Watch.of(config, folder.path)
     try:
         return _start(config, folder, cluster, game, *roles)
     except BaseException:

@@ -18,6 +18,7 @@ from nlrl.agents.roles import Roles
 from nlrl.backbones.language_model import LanguageModel, Sampling
 from nlrl.envs.game import Game
 from nlrl.envs.random import derive_seed
+from nlrl.orchestration import timings
 from nlrl.orchestration.budget import Metered, Notes
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.router import ServedModel
@@ -39,6 +40,7 @@ class Speakers(ABC):
     student: ServedModel
     teacher: LanguageModel
     meter: Notes
+    timings: timings.Notes
     versions: dict[str, str]
     """Which weight version plays which part now."""
 

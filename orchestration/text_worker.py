@@ -75,7 +75,7 @@ class _Here(Speakers):
         self.config, self.game = worker.config, worker.game
         self.student_roles, self.teacher_roles = worker.student_roles, worker.teacher_roles
         self.student, self.teacher = worker.student, worker.teacher
-        self.meter, self.versions = worker, dict(job.versions)
+        self.meter, self.timings, self.versions = worker, worker.timings, dict(job.versions)
 
     @property
     def opponents(self) -> tuple[str, ...]:

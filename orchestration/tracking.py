@@ -11,6 +11,7 @@ import html
 import importlib
 import logging
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,20 @@ def make_tracker(
     unknown = [name for name in names if name not in _SERVICES]
     if unknown:
         raise NLRLError(f"trackers: {unknown[0]!r} is none of {', '.join(_SERVICES)}")
-    services = [_SERVICES[name](Path(run_dir), project, dict(config or {})) for name in names]
-    return CompositeTracker([MetricsFile(Path(run_dir) / METRICS_FILE), *services])
+    services = [_opened(name, Path(run_dir), project, dict(config or {})) for name in names]
+    found = [service for service in services if service is not None]
+    return CompositeTracker([MetricsFile(Path(run_dir) / METRICS_FILE), *found])
+
+
+def _opened(name: str, run_dir: Path, project: str, config: dict[str, Any]) -> Tracker | None:
+    """A service, or None if it cannot be reached: the run goes on without it."""
+    try:
+        return _SERVICES[name](run_dir, project, config)
+    except NLRLError:
+        raise
+    except Exception as error:
+        _log.warning("%s cannot be used and is left out: %s", _SERVICES[name].__name__, error)
+        return None
 
 
 class CompositeTracker:
@@ -160,6 +173,12 @@ class Wandb:
         self._run.finish()
 
 
+_UNNAMEABLE = re.compile(r"[^A-Za-z0-9_\-./ :]")
+"""What MLflow takes in no name of a metric: ours hold names of opponents."""
+_AT_ONCE = 500
+"""Metrics of one call; a server takes 1000."""
+
+
 class MLflow:
     """MLflow, at `MLFLOW_TRACKING_URI`. A resumed run continues its entry, found by a tag made from the run's
     folder."""
@@ -176,7 +195,9 @@ class MLflow:
         self._mlflow.log_dict(dict(config), "config.json")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics(_finite(metrics), step=step)
+        named = [(_UNNAMEABLE.sub("_", name), value) for name, value in _finite(metrics).items()]
+        for start in range(0, len(named), _AT_ONCE):
+            self._mlflow.log_metrics(dict(named[start : start + _AT_ONCE]), step=step)
 
     def text(self, step: int, name: str, body: str) -> None:
         self._mlflow.log_text(body, f"{name}/{step:06d}.txt")

@@ -60,6 +60,10 @@ class WeightSets(Protocol):
         """All there are."""
         ...
 
+    def by_name(self) -> dict[str, str]:
+        """The version of each set."""
+        ...
+
 
 def weight_sets_of(model: Any) -> WeightSets:
     return Resident(model) if hasattr(model, "weight_versions") else Swapped(model)
@@ -93,6 +97,10 @@ class Resident:
     def versions(self) -> set[str]:
         versions = self._engine.weight_versions()
         return {versions[lane] for lane in self._lanes.values()}
+
+    def by_name(self) -> dict[str, str]:
+        versions = self._engine.weight_versions()
+        return {name: versions[lane] for name, lane in dict(self._lanes).items() if lane in versions}
 
     def put(self, name: str, version: str, state: Any) -> None:
         with self._putting:
@@ -141,6 +149,9 @@ class Swapped:
 
     def versions(self) -> set[str]:
         return {version for version, _ in self._sets.values()}
+
+    def by_name(self) -> dict[str, str]:
+        return {name: version for name, (version, _) in dict(self._sets).items()}
 
     def put(self, name: str, version: str, state: Any) -> None:
         if not hasattr(self._model, "load_weights"):

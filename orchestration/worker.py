@@ -17,9 +17,11 @@ from nlrl.orchestration.budget import Entry
 from nlrl.orchestration.checkpoints import checkpoint_maker, checkpoints_in, weights_name
 from nlrl.orchestration.config import RolloutConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
+from nlrl.orchestration.game_accounts import GameAccounts
 from nlrl.orchestration.lines import kept
 from nlrl.orchestration.players import NONE, SELF, Play, PolicyPool, move_or_forfeit, play
 from nlrl.orchestration.records import record_key
+from nlrl.orchestration.timings import Collected, Line, of_play
 
 MOST_DEPTHS = 1000
 """Longer look-aheads are played to the end."""
@@ -137,16 +139,18 @@ class RolloutWorker:
         self._opponents: dict[str, Opponent] = {}
         self._pools: dict[tuple[str, float], PolicyPool] = {}
         self._steps: list[Entry] = []
+        self.timings = Collected()
+        self._accounts = GameAccounts()
 
-    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry]]:
-        """The result of one of the methods below, by name, with what it cost."""
+    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry], list[Line]]:
+        """The result of one of the methods below, by name, with what it cost and how long its answers took."""
         method, job = call
         self._steps.clear()
         for pool in self._pools.values():
             pool.spent.clear()
         result = getattr(self, method)(job)
         spent = [entry for pool in self._pools.values() for entry in pool.spent.values()]
-        return result, self._steps + spent
+        return result, self._steps + spent, self.timings.take()
 
     def set_policy(self, version: str) -> None:
         """Forgets the answers of earlier policies; `version` names the new one."""
@@ -171,10 +175,13 @@ class RolloutWorker:
         starts = [p.state for p in plays]
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
         self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
-        return [
-            play_record(self.game, task.key, start, p, job.tokens)
+        self.timings.note(of_play(task.key, p) for task, p in zip(job.tasks, plays, strict=True))
+        records = [
+            play_record(self.game, task.key, start, p, job.tokens) | {"weights": job.version}
             for task, start, p in zip(job.tasks, starts, plays, strict=True)
         ]
+        self._accounts.note(records, plays)
+        return records
 
     def continue_games(self, job: ContinueJob) -> list[list[Continuation]]:
         """Plays `count` games on from each (state, action), each against an opponent drawn from the job's.

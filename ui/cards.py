@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from nlrl.agents.language import language_of
@@ -20,6 +21,7 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration import lines
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.records import Record
+from nlrl.orchestration.timings import TurnTiming
 from nlrl.ui.replay import Ply, Replay
 from nlrl.ui.said import candidates_of, number_of
 
@@ -140,18 +142,37 @@ def _facts(replay: Replay, ply: Ply, config: RunConfig | None) -> dict[str, str]
         facts["retries"] = f"{len(failures)} ({', '.join(failures)})" if failures else "0"
     if isinstance(turn.get("seconds"), int | float):
         facts["latency"] = f"{turn['seconds']:.2f} s"
+    elif turn and (times := _times(replay, ply)):
+        facts["latency"] = latency(times)
     logprobs = turn.get("logprobs")
     if isinstance(logprobs, list) and logprobs and all(isinstance(one, int | float) for one in logprobs):
         facts["log-probability"] = f"{sum(logprobs):.2f}"
     if turn and config is not None:
         facts["model"] = config.model.name
-    version = turn.get("weights") or (turn and _policy_version(replay, ply))
+    version = turn and (turn.get("weights") or replay.record.get("weights") or _policy_version(replay, ply))
     if version:
         facts["weights"] = str(version)
     critics = {str(record["critic"]) for record in ply.records if record.get("critic")}
     if critics:
         facts["critic's weights"] = ", ".join(sorted(critics))
     return facts
+
+
+def _times(replay: Replay, ply: Ply) -> list[TurnTiming]:
+    return [one for one in replay.timings if one.ply == ply.number]
+
+
+def latency(times: Sequence[TurnTiming]) -> str:
+    """`0.52 s (115 tokens/s), asked 2026-11-22 10:41:07 UTC`: of all attempts at a turn together."""
+    seconds, tokens = sum(one.milliseconds for one in times) / 1000, sum(one.tokens for one in times)
+    rate = f" ({tokens / seconds:.0f} tokens/s)" if seconds > 0 else ""
+    try:
+        when = datetime.fromtimestamp(times[0].asked, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        when = "at no time there is"
+    again = f", {len(times)} attempts" if len(times) > 1 else ""
+    stored = ", an answer made for an earlier turn" if times[-1].stored else ""
+    return f"{seconds:.2f} s{rate}{again}, asked {when}{stored}"
 
 
 def _policy_version(replay: Replay, ply: Ply) -> str:

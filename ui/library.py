@@ -6,40 +6,24 @@ Reading only: whether a run is being written is told from what its folder says, 
 from __future__ import annotations
 
 import os
-import re
-import socket
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.last_figures import FIGURES, last_figures
 from nlrl.orchestration.run_folder import CONFIG_FILE, LOCK_FILE, RunFolder
+from nlrl.orchestration.run_lock import is_held
 from nlrl.orchestration.tracking import METRICS_FILE, read_metrics
 from nlrl.ui.reading import Stamp, find_runs, stamp
 
+__all__ = ["FIGURES", "last_figures"]
 AGENT_FOLDER = "agent"
 """What a method exports when it is done."""
-PATIENCE = 180.0
-"""Seconds without a new byte after which a run on another machine counts as stopped."""
-LOCKS = Path("/proc/locks")
-"""Where Linux lists the locks that processes hold."""
-UNINTERESTING = ("name", "out", "trackers")
+UNINTERESTING = ("name", "out", "trackers", "watch")
 """Fields of a config that differ between runs without making them different."""
 MISSING = "-"
-
-FIGURES: tuple[tuple[str, str], ...] = (
-    ("win (greedy)", r"evaluation/sampled/greedy/(random|[^/]+)/win/share"),
-    ("win (exact)", r"evaluation/exact/against/(random|[^/]+)/win"),
-    ("return (exact)", r"evaluation/exact/against/none/return"),
-    ("exploitability", r"evaluation/exact/exploitability"),
-    ("rating", r"league/agent/rating"),
-    ("verdict error", r"evaluation/texts/against_policy/text/mae"),
-    ("true claims", r"evaluation/texts/true_claims"),
-    ("unread turns", r"evaluation/turns/failed_first"),
-)
-"""Columns of the table of runs and the metrics they show; of several that fit, the random player's, else the first."""
 
 
 class Progress(NamedTuple):
@@ -129,7 +113,7 @@ def differences(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     told = {
         field: {run.name: str(run.config[field]) if field in run.config else MISSING for run in runs}
         for field in fields
-        if field not in UNINTERESTING
+        if field.partition(".")[0] not in UNINTERESTING
     }
     return {field: values for field, values in told.items() if len(set(values.values())) > 1}
 
@@ -143,45 +127,11 @@ def progress_of(
     last = metrics[-1]["step"] if metrics else None
     growing = [stage for stage in RunFolder(run).stages() if not stage.is_committed()]
     if last is None and not any(RunFolder(run).stages()):
-        return Progress("running" if _is_held(run, changed, now) else "empty", None, wanted)
+        return Progress("running" if is_held(run, changed, now) else "empty", None, wanted)
     if (run / AGENT_FOLDER).is_dir() or (wanted is not None and last is not None and last >= wanted):
         return Progress("finished", last, wanted)
     stage = f"{growing[-1].iteration:03d}/{growing[-1].name}" if growing else ""
-    return Progress("running" if _is_held(run, changed, now) else "stopped", last, wanted, stage)
-
-
-def _is_held(run: Path, changed: float, now: float | None) -> bool:
-    """Whether the driver that the lock names lives and holds it; on another machine, whether files changed lately."""
-    holder = _holder(run)
-    if holder is None:
-        return False
-    process, host = holder
-    if host != socket.gethostname():
-        return (time.time() if now is None else now) - changed < PATIENCE
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # somebody else's process lives, too
-    return _is_locked(run / LOCK_FILE)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether the system lists a lock on a file, which asking for one would disturb; where it lists none, it may be."""
-    try:
-        held = LOCKS.read_text(errors="replace").splitlines()
-        return any(line.split()[1:2] == ["FLOCK"] and f":{path.stat().st_ino} " in line for line in held)
-    except OSError:
-        return True
-
-
-def _holder(run: Path) -> tuple[int, str] | None:
-    try:
-        found = re.fullmatch(r"process (\d{1,9}) on (\S+)", (run / LOCK_FILE).read_text(errors="replace"))
-    except OSError:
-        return None
-    return (int(found[1]), found[2]) if found else None
+    return Progress("running" if is_held(run, changed, now) else "stopped", last, wanted, stage)
 
 
 def _changed(run: Path) -> float:
@@ -198,21 +148,3 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-# -- figures -----------------------------------------------------------------------------------------------------------
-def last_figures(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The newest value of each column of `FIGURES` that has one."""
-    out: dict[str, float] = {}
-    for entry in reversed(metrics):
-        for column, pattern in FIGURES:
-            if column not in out and (value := _figure(entry["metrics"], pattern)) is not None:
-                out[column] = value
-    return {column: out[column] for column, _ in FIGURES if column in out}
-
-
-def _figure(numbers: Mapping[str, Any], pattern: str) -> float | None:
-    found = {name: match for name in numbers if (match := re.fullmatch(pattern, name))}
-    chosen = next((name for name, match in found.items() if "random" in match.groups()), next(iter(found), None))
-    value = numbers[chosen] if chosen is not None else None
-    return float(value) if isinstance(value, int | float) else None

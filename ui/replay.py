@@ -18,8 +18,10 @@ from typing import Any
 from nlrl.agents.language import NO_MOVE
 from nlrl.envs.game import Game
 from nlrl.errors import NLRLError
+from nlrl.orchestration import timings
 from nlrl.orchestration.lines import replay
 from nlrl.orchestration.records import Record
+from nlrl.orchestration.timings import TurnTiming
 from nlrl.ui.exact import NODES, SECONDS, Exact, exact_values
 from nlrl.ui.game_records import find_game, game_of, iteration_of, records_about, stage_folder
 from nlrl.ui.judgement import Accuracy, Judgement, accuracy, judge, next_blunder
@@ -64,6 +66,12 @@ class Replay:
     @cached_property
     def states(self) -> tuple[Any, ...]:
         return tuple(ply.state for ply in self.plies)
+
+    @cached_property
+    def timings(self) -> Sequence[TurnTiming]:
+        """How long its answers took, where that was kept."""
+        folder = stage_folder(self.run, self.stage) if self.run is not None else None
+        return timings.read(folder, str(self.record.get("key", ""))) if folder is not None else ()
 
     @property
     def judgements(self) -> list[Judgement | None]:

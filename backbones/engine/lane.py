@@ -305,6 +305,7 @@ class Lane:
             prompt_tokens=len(sequence.prompt),
             expectation=None if math.isnan(number) else number,
             top_logprobs=tuple(sequence.top),
+            timing=sequence.timing,
         )
         if sequence.sampling.stop:
             answer = cut_at_stop(answer, sequence.sampling.stop, self.decode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nlrl.backbones.engine.prefix import Key, key_of
-from nlrl.backbones.language_model import Completion, Sampling
+from nlrl.backbones.language_model import Completion, Sampling, Timing
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     top: list = field(default_factory=list)
     expectation: float = float("nan")
+    arrived: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.tokens = np.array(self.prompt, np.int32)
@@ -95,6 +97,12 @@ class Sequence:
     def watched(self) -> bool:
         """Somebody must look at its text, or at its tokens one by one, while it is written."""
         return bool(self.sampling.stop) or self.on_tokens is not None
+
+    @property
+    def timing(self) -> Timing:
+        """Of an answer that is whole now."""
+        seconds = time.monotonic() - self.arrived
+        return Timing(time.time() - seconds, seconds)
 
     def key_at(self, mark: int) -> Key:
         return key_of(self.tokens, mark)

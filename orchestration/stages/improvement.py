@@ -20,6 +20,7 @@ from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.opinions import Weights, evaluate_moves, nearest_to_mean
 from nlrl.orchestration.stages.rollout import chunks, sample_of, visits
 from nlrl.orchestration.stages.targets import at_once
+from nlrl.orchestration.timings import of_texts
 from nlrl.orchestration.worker import TableJob
 
 __all__ = ["evaluate_moves", "nearest_to_mean", "run_improvement"]
@@ -75,6 +76,7 @@ def choice_records(session: Speakers, seen: Sequence[Seen], iteration: int) -> l
     inputs = [CandidatesInput(state, offer) for state, offer in offers.items() if offer]
     replies = ask(session.teacher, session.teacher_roles.improvement, inputs, session.teacher_sampling)
     answers = {inp.state: reply for inp, reply in zip(inputs, replies, strict=True)}
+    session.timings.note(of_texts([one.key for one in seen if one.state in answers], answers.values()))
     return [
         {
             "schema": 1,

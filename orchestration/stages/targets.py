@@ -28,6 +28,7 @@ from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.outlooks import ahead_of, fused, merge, outlooks, score_of, told
 from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
+from nlrl.orchestration.timings import of_texts
 from nlrl.orchestration.worker import Continuation, ContinuationTask, ContinueJob
 
 NAME = "targets"
@@ -167,6 +168,7 @@ def _records(
             outcome = {"outcome": math.fsum(islice(scores, plan.samples)) / plan.samples} if measured else {}
             more.append(outcome | ({"fused": fused(islice(given, plan.samples))} if joined else {}))
     replies = merge(session, inputs, [session.seed("g1", key) for _, key in owners])
+    session.timings.note(of_texts([key for _, key in owners], replies))
     return [
         _record(session, iteration, plan, key, inp, reply) | extra
         for (plan, key), inp, reply, extra in zip(owners, inputs, replies, more, strict=True)

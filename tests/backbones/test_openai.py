@@ -324,6 +324,14 @@ def test_one_request_that_keeps_failing_is_data_and_the_others_are_answered(serv
     assert usage.tokens == 4 * 8
 
 
+def test_each_answer_has_a_time_of_its_own(serve, connect):
+    endpoint = serve(lambda body, attempt: {**echo(body, attempt), "seconds": 0.3 if prompt_of(body) == "1" else 0.0})
+    begin = time.time()
+    quick, slow = connect(endpoint.base_url).generate([ask("0"), ask("1")])
+    assert quick.timing.seconds < 0.3 <= slow.timing.seconds
+    assert begin - 0.1 <= slow.timing.asked <= time.time()
+
+
 def test_a_hanging_request_times_out_alone(serve, connect):
     endpoint = serve(lambda body, attempt: {"hang": True} if prompt_of(body) == "1" else echo(body, attempt))
     model = connect(endpoint.base_url, timeout=1.0, max_retries=0)

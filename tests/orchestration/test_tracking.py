@@ -83,6 +83,18 @@ def test_a_service_that_fails_is_dropped_with_a_warning_and_the_others_go_on(cap
     assert "service is down" in caplog.text
 
 
+def test_a_service_that_cannot_be_opened_is_left_out_and_the_file_is_written(tmp_path, monkeypatch, caplog):
+    def refuse(name):
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(set_experiment=refuse))
+    tracker = make_tracker(["mlflow"], tmp_path)
+    tracker.log(1, {"a": 1})
+    tracker.close()
+    assert "MLflow cannot be used and is left out: nobody answers" in caplog.text
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["metrics"] == {"a": 1}
+
+
 def test_a_full_disk_stops_the_run():
     with pytest.raises(NLRLError, match="full"):
         CompositeTracker([Recording(NLRLError("full"))]).log(1, {"a": 1})

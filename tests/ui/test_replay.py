@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -244,6 +245,25 @@ def test_retries_and_latency_are_told_where_they_are_recorded(run, replay):
     assert card.facts["retries"] == "1 (missing)"
     assert card.facts["latency"] == "0.25 s"
     assert "latency" not in make_card(replay, 0, run_config(run)).facts
+
+
+def test_times_beside_the_records_and_the_weights_in_them_are_on_the_card(tmp_path):
+    played = {
+        **PLAYED,
+        "turns": [{k: v for k, v in turn.items() if k not in ("seconds", "weights")} for turn in PLAYED["turns"]],
+    }
+    run = write_run(tmp_path / "run", config=CONFIG, records={"001/evaluation": [{**played, "weights": "actor@1"}]})
+    rows = [[0, 0, 1.7e12, 250_000, 50, 0], [2, 0, 1.7e12, 100_000, 5, 0], [2, 1, 1.7e12, 400_000, 5, 1]]
+    line = json.dumps({"key": KEY, "turns": rows}, separators=(",", ":"))
+    (run / "iterations/001/evaluation/timings.jsonl").write_text(line + '\n{"key":"' + KEY)  # torn
+    found = load_replay(run, "001/evaluation", KEY)
+    facts = [make_card(found, ply, run_config(run)).facts for ply in (0, 2)]
+    assert facts[0]["latency"] == "0.25 s (200 tokens/s), asked 2023-11-14 22:13:20 UTC"
+    assert facts[1]["latency"].startswith("0.50 s (20 tokens/s), 2 attempts, asked")
+    assert facts[1]["latency"].endswith("an answer made for an earlier turn")
+    assert facts[0]["weights"] == "actor@1"
+    (run / "iterations/001/evaluation/timings.jsonl").unlink()
+    assert "latency" not in make_card(load_replay(run, "001/evaluation", KEY), 0, run_config(run)).facts
 
 
 def test_what_the_records_do_not_hold_is_left_out(replay):
