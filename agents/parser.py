@@ -104,8 +104,9 @@ def _parse(text: str, finish_reason: str, form: _Form[Value]) -> Value | ParseFa
     if cut and ("<think>" in spoken or _ends_in_key(spoken, form.key)):
         return ParseFailure("truncated", spoken[-40:])
     for answer in reversed(find_answers(spoken, form.key)):
-        if form.read(answer.scope) is not None or not _PLACEHOLDER.match(answer.scope):
-            return _read_answer(answer.scope, cut and answer.open_end, form)
+        first = form.read(answer.scope)
+        if first is not None or not _PLACEHOLDER.match(answer.scope):
+            return _read_answer(answer.scope, first, cut and answer.open_end, form)
     return ParseFailure("truncated", spoken[-40:]) if cut else ParseFailure("missing", f"no {form.key}")
 
 
@@ -114,9 +115,10 @@ def _ends_in_key(text: str, key: str) -> bool:
     return len(last_word) >= 3 and key.startswith(last_word)
 
 
-def _read_answer(scope: str, may_be_cut: bool, form: _Form[Value]) -> Value | ParseFailure:
-    """The value that `scope` starts with, if it is complete and the only one."""
-    first = form.read(scope)
+def _read_answer(
+    scope: str, first: tuple[Value, int] | None, may_be_cut: bool, form: _Form[Value]
+) -> Value | ParseFailure:
+    """The value that `scope` starts with, `first`, if it is complete and the only one."""
     word = _WORD.match(scope)
     end = first[1] if first else word.end() if word else 0
     shown = scope.strip()[:80]
@@ -135,13 +137,13 @@ def _names_another(scope: str, value: Value, end: int, form: _Form[Value]) -> bo
         rivals = (form.read(match.group()) for match in form.rivals.finditer(unquoted))
         if any(rival and rival[0] != value for rival in rivals):
             return True
-    shape = _shape(scope[:end])
+    first = scope[:end]
     while True:
         end = _GAP.match(scope, end).end()  # type: ignore[union-attr]  # matches anything
         following = form.read(scope[end:])
         if following is None:
             word = _WORD.match(scope, end)
-            return bool(word and "9" in shape and _shape(word.group().rstrip(".!?*_")) == shape)
+            return bool(word) and "9" in (shape := _shape(first)) and _shape(word.group().rstrip(".!?*_")) == shape
         if following[0] != value:
             return True
         end += following[1]

@@ -84,8 +84,9 @@ class PolicyPool:
         inputs = [StateInput(state) for state, _ in missing]
         replies = ask(self._model, self._role, inputs, self._sampling, seeds, self._retries)
         self._replies.update(zip(missing, replies, strict=True))
+        temperature = str(self._sampling.temperature)
         for key, seed, reply in zip(missing, seeds, replies, strict=True):
-            number = derive_seed(seed, str(self._sampling.temperature))
+            number = derive_seed(seed, temperature)
             self._costs[key] = Entry(number, 0, reply.prompt_tokens, reply.generated_tokens)
 
 
@@ -168,8 +169,7 @@ def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_
         return
     replies = pool.draw([p.state for p in plays], [p.ply for p in plays], [p.rng for p in plays])
     for p, reply in zip(plays, replies, strict=True):
-        player = game.current_player(p.state)
-        if keep_replies and player == p.seat:
+        if keep_replies and (p.opponent != SELF or game.current_player(p.state) == p.seat):
             p.replies[len(p.actions)] = reply
         move_or_forfeit(game, p, _action(reply))
 
