@@ -44,7 +44,19 @@ def parse_move(text: str, game: Game, state: Any, finish_reason: str = "stop") -
     Args:
         finish_reason: of the completion: "stop", "length" or "error".
     """
+    plain = _plain_move(text, game, state) if finish_reason == "stop" else None
+    if plain is not None:
+        return plain
     return _parse(text, finish_reason, _Form(MOVE_KEY, lambda scope: _move_prefix(scope, game, state), "illegal"))
+
+
+def _plain_move(text: str, game: Game, state: Any) -> int | None:
+    """The legal move of an answer whose last line is just as prompts ask for it: what all other readings would find, in
+    an eighth of the time. None: read on."""
+    before, key, move = text.rpartition(_PLAIN_ENDING)
+    if not key or len(move) > _MAX_MOVE_LENGTH or not move.removesuffix("*").isalnum():
+        return None
+    return game.parse_action(state, move) if text.isascii() and "{" not in before else None
 
 
 def parse_choice(
@@ -77,6 +89,7 @@ _SIGNED = re.compile(r"(?<![\w.-])[+-]\d*[.,]?\d+", re.ASCII)
 _NOT_A_VERDICT = re.compile(r"\s*(?:[%/\u2030\u2044]|percent|out of)")
 _MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-"))
 _MAX_MOVE_LENGTH = 48
+_PLAIN_ENDING = f"\n{MOVE_KEY}: "
 
 Reader = Callable[[str], "tuple[Value, int] | None"]
 """Reads a value at the start of a string: the value and where it ends."""

@@ -34,8 +34,9 @@ RESULTS = {1: ("win", "loss", "cut", "forfeit"), 2: ("win", "draw", "loss", "for
 """How games end, by the number of players. `cut`: at the longest; a cut game of two is a draw."""
 
 
-REMEMBERED = 1 << 21
-"""Generated tokens of the answers that a pool keeps, at about a hundred bytes each."""
+REMEMBERED = 1 << 19
+"""Generated tokens of the answers that a pool keeps, at about seventy bytes each: there are many workers on a machine,
+and the servers remember more."""
 
 
 class PolicyPool:

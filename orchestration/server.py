@@ -26,8 +26,8 @@ from nlrl.orchestration.config import ModelConfig
 from nlrl.orchestration.weight_sets import weight_sets_of
 
 Memory = dict[Request, "Future[Completion]"]
-REMEMBERED = 1 << 23
-"""Generated tokens of remembered answers, at about a hundred bytes each."""
+REMEMBERED = 1 << 22
+"""Generated tokens of remembered answers, at about seventy bytes each."""
 
 
 class StaleWeights(NLRLError):
