@@ -46,6 +46,7 @@ class RayBackend:
             "num_gpus": num_gpus,
             "max_restarts": max_restarts,
             "max_task_retries": max_restarts,
+            "max_concurrency": concurrency,
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}

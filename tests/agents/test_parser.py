@@ -120,32 +120,13 @@ def test_clean_verdict_is_found_below_any_junk(junk, hundredths):
     assert parse_evaluation(text) == pytest.approx(hundredths / 100)
 
 
-PIECES = (
-    "best_move",
-    ": ",
-    "\n",
-    "{",
-    "}",
-    '"',
-    "[",
-    "]",
-    "<think>",
-    "</think>",
-    "_",
-    " or ",
-    "=",
-    "\\",
-    "**",
-    ",",
-    "b",
-)
+PIECES = ("best_move", ": ", "\n", "{", "}", '"', "[", "]", "<think>", "</think>", "_", " or ", "=", "\\", "**", ",")
+VALUES = ("5", "12", "a4b3", "*", "b", "\u00e9", "\uff5b")
 GAMES = (make("tictactoe"), make("breakthrough"))
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.sampled_from([*PIECES, "5", "12", "a4b3", "*", "\u00e9", "\uff5b"]), max_size=8), st.sampled_from(GAMES)
-)
+@given(st.lists(st.sampled_from([*PIECES, *VALUES]), max_size=8), st.sampled_from(GAMES))
 def test_the_plain_ending_is_read_as_any_other(pieces, game):
     """A blank at the end takes the long way."""
     text, state = "".join(pieces), game.initial_states()[0]

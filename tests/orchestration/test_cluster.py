@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -215,6 +216,22 @@ def test_a_slow_item_does_not_hold_up_the_others(ray_cluster):
     assert order[-1] == 0
     for worker in workers:
         worker.close()
+
+
+class Meeting:
+    """Calls that end only when as many of them run at once as there are places."""
+
+    def __init__(self, places):
+        self._met = threading.Barrier(places)
+
+    def attend(self):
+        return self._met.wait(timeout=20)
+
+
+def test_calls_of_a_worker_made_for_it_run_at_once(ray_cluster):
+    worker = ray_cluster.spawn(Meeting, 3, num_cpus=0, concurrency=3)
+    assert sorted(ray_cluster.gather([worker.call("attend") for _ in range(3)])) == [0, 1, 2]
+    worker.close()
 
 
 def test_a_late_answer_is_a_timeout(ray_worker):
