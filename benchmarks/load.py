@@ -8,13 +8,14 @@ Each actor plays jobs of whole games with a policy that is new in each job, as i
 driver writes records and ledger. Measured from the moment when every actor has its first job, after a warm-up:
 
 1. The *overhead* is the share of wall time in which the engine computes nothing although actors have something to ask:
-   1 - (seconds in which the engine's thread computed) / (seconds). The same requests are then put straight into a new
-   engine in a process of its own, all at once: tokens a second there and here, side by side.
+   1 - (seconds in which the engine's thread computed) / (seconds). Some of the requests are then put straight into a
+   new engine in a process of its own, all at once: tokens for each second of its processor, there and here.
 2. *Latency* is the time of a call in the server, every request of it counted, and in the actor for jobs that ended.
 3. The *queue* is what waits in the engine, every `--every` seconds; it cannot exceed one request for each game.
 4. *Memory* is what the processes hold. Slopes are least squares through ten means, with a 95% interval.
 
-The server is told to remember `--remembered` tokens of answers only, so that it is full within the measurement.
+The server is told to remember `--remembered` tokens of answers only, and the engine to keep `--engine-memory` bytes of
+states, so that both are full early in the measurement.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class LoadServer(ModelServer):
 
     def _look(self, every: float) -> None:
         while True:
-            self._looks.append({"time": time.time(), "answered": float(self._stats.requests)} | self.metrics())
+            self._looks.append({"time": time.time(), "cpu": time.process_time()} | self.metrics())
             time.sleep(every)
 
 
@@ -125,12 +126,14 @@ class Straight:
 
         self._model = open_model(config, threads)
 
-    def answer(self, requests: Sequence[Request]) -> tuple[float, int]:
-        """(seconds, tokens generated) for all at once; a few others before warm it up."""
-        self._model.generate([request.with_seed(request.seed ^ 1) for request in requests[:64]])
-        began = time.perf_counter()
+    def answer(self, requests: Sequence[Request]) -> tuple[float, float, int]:
+        """(seconds, processor seconds, tokens generated) for all at once; the same with other seeds before warm it
+        up."""
+        self._model.generate([request.with_seed(request.seed ^ 1) for request in requests])
+        wall, cpu = time.perf_counter(), time.process_time()
         answers = self._model.generate(requests)
-        return time.perf_counter() - began, sum(len(answer.tokens) for answer in answers)
+        took = time.perf_counter() - wall, time.process_time() - cpu
+        return *took, sum(len(answer.tokens) for answer in answers)
 
 
 @dataclass
@@ -145,14 +148,17 @@ class Load:
     looks: list[dict[str, float]] = field(default_factory=list)
     waits: list[tuple[float, int]] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
-    straight: tuple[float, int] | None = None
+    straight: tuple[float, float, int] | None = None
 
 
 # -- running -----------------------------------------------------------------------------------------------------------
 def run_load(options: argparse.Namespace, folder: Path) -> Load:
     """Starts everything, keeps it busy for the time, and asks what happened."""
     load = Load()
-    model = ModelConfig(kind=options.kind, name=options.model, device="cpu", max_tokens=options.max_tokens)
+    engine = {"memory_bytes": options.engine_memory} if options.kind == "native" else {}
+    model = ModelConfig(
+        kind=options.kind, name=options.model, device="cpu", max_tokens=options.max_tokens, options=engine
+    )
     with Cluster(options.cluster) as cluster:
         threads = {"num_cpus": 0, "threads": options.threads}
         given = (model, options.threads, options.every, options.remembered)
@@ -249,6 +255,8 @@ def _engine(options: argparse.Namespace, load: Load, looks: list[dict[str, float
         "measured_seconds": wall,
         "requests_per_second": took["requests_completed_total"] / wall,
         "tokens_per_second": rate,
+        "tokens_per_cpu_second": took["generated_tokens_total"] / took["cpu"],
+        "prefix_bytes": [first["prefix_bytes"], last["prefix_bytes"]],
         "engine_busy": took["busy_seconds_total"] / wall,
         "overhead": 1 - took["busy_seconds_total"] / wall,
         "queue": {
@@ -259,8 +267,8 @@ def _engine(options: argparse.Namespace, load: Load, looks: list[dict[str, float
         },
     }
     if load.straight:
-        straight = load.straight[1] / load.straight[0]
-        found |= {"straight_tokens_per_second": straight, "straight_over_load": straight / rate}
+        seconds, cpu, tokens = load.straight
+        found["straight"] = {"tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / cpu}
     return found
 
 
@@ -307,10 +315,11 @@ def _show_engine(found: dict[str, Any]) -> None:
         f"  engine: {found['requests_per_second']:,.0f} requests/s, {found['tokens_per_second']:,.0f} tokens/s, busy "
         f"{found['engine_busy']:.2%} of the time: overhead {found['overhead']:.2%} (target: under 2%)"
     )
-    if "straight_over_load" in found:
+    if "straight" in found:
+        there, here = found["straight"]["tokens_per_cpu_second"], found["tokens_per_cpu_second"]
         print(
-            f"  the same requests straight into an engine: {found['straight_tokens_per_second']:,.0f} tokens/s, "
-            f"{found['straight_over_load']:.3f} times as many"
+            f"  tokens for each second of the engine's processor: {here:,.0f}; straight into an engine: {there:,.0f}, "
+            f"{there / here:.3f} times as many"
         )
     queue = found["queue"]
     print(
@@ -358,6 +367,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="transformer-base", help="that the engine serves")
     parser.add_argument("--max-tokens", type=int, default=64, help="of an answer")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the engine")
+    parser.add_argument("--engine-memory", type=int, default=1 << 27, help="bytes for states of prompts and answers")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two samples")
     parser.add_argument("--remembered", type=int, default=1 << 17, help="tokens of answers that the server keeps")
     parser.add_argument("--straight", type=int, default=4000, help="requests that are repeated without the platform")
