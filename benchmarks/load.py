@@ -335,7 +335,7 @@ def _shown(found: Any, unit: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = _options(argv)
+    options = parse(argv)
     report: dict[str, Any] = {
         "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -355,7 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Its options."""
     parser = argparse.ArgumentParser(
         "nlrl bench load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -18,6 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from nlrl.agents.roles import Roles, StateInput
 from nlrl.backbones.language_model import Request, Sampling
 from nlrl.benchmarks.figures import machine
 from nlrl.benchmarks.load_actor import measure_actor, show_actor
@@ -27,6 +28,7 @@ from nlrl.orchestration.budget import Entry, Meter, read_ledger
 from nlrl.orchestration.cluster import Cluster, first_done
 from nlrl.orchestration.config import ModelConfig, RolloutConfig
 from nlrl.orchestration.records import RecordWriter
+from nlrl.orchestration.router import ServedModel, start_servers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.worker import PlayJob, RolloutWorker, game_tasks
 from nlrl.testing.instant import InstantModel
@@ -128,6 +130,7 @@ def ray_costs(spec: str, games: int, calls: int, waiting: Sequence[int]) -> dict
             "call_alone_s": _each(lambda: [peer.call("nothing").result() for _ in range(calls)], calls),
             "job_s": _each(lambda: [peer.call("same_job").result() for _ in range(20)], 20),
             "look_s": {},
+            "request_s": _request(cluster, spec),
         }
         asleep.call("sleep", 1e4)
         futures = []
@@ -135,6 +138,17 @@ def ray_costs(spec: str, games: int, calls: int, waiting: Sequence[int]) -> dict
             futures += [asleep.call("nothing") for _ in range(count - len(futures))]
             found["look_s"][count] = _each(partial(first_done, futures, block=False), 1)
     return found
+
+
+def _request(cluster: Cluster, spec: str) -> float:
+    """Wall seconds of a request to a server in another process that answers at once, in calls of 64."""
+    model = ModelConfig(kind="scripted", name="nlrl.testing.instant")
+    served = ServedModel(start_servers(cluster, model))
+    role, game = Roles(make_from_spec(spec), "plain").policy, make_from_spec(spec)
+    prompt = role.messages(StateInput(game.initial_states()[0]))
+    batches = [[Request(prompt, (), Sampling(), 64 * at + i) for i in range(64)] for at in range(40)]
+    served.generate(batches.pop())
+    return _each(lambda: [served.generate(batch) for batch in batches], 64 * len(batches))
 
 
 def _each(call: Callable[[], object], count: int) -> float:
@@ -146,7 +160,6 @@ def _each(call: Callable[[], object], count: int) -> float:
 # -- the engine --------------------------------------------------------------------------------------------------------
 def engine_costs(model: str, spec: str, seconds: float) -> dict[str, Any]:
     """Answers a second of an engine on one core, by how many are written at once."""
-    from nlrl.agents.roles import Roles, StateInput
     from nlrl.envs.random import Rng
     from nlrl.orchestration.models import open_model
 
@@ -186,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  driver: {name:26} " + (f"{value * 1e6:10.2f} us" if name.endswith("_s") else f"{value:10.1f}"))
     if options.waiting:
         found["ray"] = ray_costs(options.game, 256, options.calls, options.waiting)
-        for name in ("call_s", "call_alone_s", "job_s"):
+        for name in ("call_s", "call_alone_s", "job_s", "request_s"):
             print(f"  Ray: {name:29} {found['ray'][name] * 1e6:10.0f} us")
         for count, seconds in found["ray"]["look_s"].items():
             print(f"  Ray: look at {count:6} calls under way  {seconds * 1e6:10.0f} us")
