@@ -155,6 +155,7 @@ class Load:
 def run_load(options: argparse.Namespace, folder: Path) -> Load:
     """Starts everything, keeps it busy for the time, and asks what happened."""
     load = Load()
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of jobs that are under way at the end
     engine = {"memory_bytes": options.engine_memory} if options.kind == "native" else {}
     model = ModelConfig(
         kind=options.kind, name=options.model, device="cpu", max_tokens=options.max_tokens, options=engine

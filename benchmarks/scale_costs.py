@@ -130,14 +130,20 @@ def ray_costs(spec: str, games: int, calls: int, waiting: Sequence[int]) -> dict
             "call_alone_s": _each(lambda: [peer.call("nothing").result() for _ in range(calls)], calls),
             "job_s": _each(lambda: [peer.call("same_job").result() for _ in range(20)], 20),
             "look_s": {},
-            "request_s": _request(cluster, spec),
         }
         asleep.call("sleep", 1e4)
         futures = []
+        found["request_s"] = _request(cluster, spec)
         for count in waiting:
             futures += [asleep.call("nothing") for _ in range(count - len(futures))]
             found["look_s"][count] = _each(partial(first_done, futures, block=False), 1)
     return found
+
+
+def request_costs(spec: str) -> float:
+    """Wall seconds of a request to a server that answers at once."""
+    with Cluster("ray") as cluster:
+        return _request(cluster, spec)
 
 
 def _request(cluster: Cluster, spec: str) -> float:

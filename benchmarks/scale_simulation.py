@@ -4,7 +4,7 @@
     nlrl bench scale_simulation -- --no-validate       the simulation alone, from the costs that were measured before
 
 Costs come from `nlrl bench scale_costs` (`--costs`). For the comparison, actors play real games for `--seconds` against
-a real engine on this machine, whose rates are measured just before, and against a server that answers at once; the
+a real engine on this machine and against a server that answers at once, whose rates are measured just before; the
 simulation, given the same numbers, predicts the requests a second.
 
 The large runs have engines of an 8B model, one on each H100. Their rates are not measured: they are the lower bounds on
@@ -26,7 +26,7 @@ from typing import Any
 from nlrl.backbones.language_model import Request
 from nlrl.benchmarks import load
 from nlrl.benchmarks.figures import machine
-from nlrl.benchmarks.scale_costs import engine_costs
+from nlrl.benchmarks.scale_costs import engine_costs, request_costs
 from nlrl.benchmarks.scale_events import Plan, Seen, simulate
 from nlrl.envs import make_from_spec
 from nlrl.orchestration.config import RolloutConfig
@@ -104,7 +104,7 @@ def validate(costs: dict[str, Any], options: argparse.Namespace) -> list[dict[st
         rates = engine_costs("transformer-base", "tictactoe", options.seconds / 10)["answers_per_second"]
         found.append(_compared(costs, options, actors, "native", "transformer-base", "tictactoe", rates))
     for actors in options.actors:
-        at_once = {1: 1 / costs["ray"]["request_s"]}
+        at_once = {1: 1 / request_costs(options.game)}
         found.append(_compared(costs, options, actors, "scripted", "nlrl.testing.instant", options.game, at_once))
     return found
 
@@ -153,9 +153,9 @@ def _own_shards(plan: Plan, costs: dict[str, Any]) -> Plan:
 
 WAYS: dict[str, Change] = {
     "as it is": lambda plan, costs: plan,
+    "an actor knows 4 engines": lambda plan, costs: replace(plan, spread=4),
     "one look for all that is done": lambda plan, costs: replace(plan, batched=True),
     "actors write their own shards": _own_shards,
-    "an actor knows 4 engines": lambda plan, costs: replace(plan, spread=4),
 }
 """Each on top of the ones before it."""
 
@@ -285,10 +285,10 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--games", type=int, default=64, help="of an actor in the real runs")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each real run")
     parser.add_argument("--game", default="breakthrough(columns=5,rows=5)", help="of the large runs, as a spec")
-    parser.add_argument("--scale", type=int, nargs="+", default=[100, 300, 1000, 3000, 10_000], help="actors simulated")
+    parser.add_argument("--scale", type=int, nargs="+", default=[100, 1000, 3000, 10_000], help="actors simulated")
     parser.add_argument("--job-games", type=int, default=32, help="of an actor at size")
-    parser.add_argument("--actors-per-engine", type=int, default=8, help="at size")
-    parser.add_argument("--simulated", type=float, default=120.0, help="seconds that are simulated at size")
+    parser.add_argument("--actors-per-engine", type=int, default=12, help="at size")
+    parser.add_argument("--simulated", type=float, default=100.0, help="seconds that are simulated at size")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--picture", type=Path, help=f"draw them here, such as {PICTURE.name}")
     return parser.parse_args(argv)
