@@ -165,7 +165,7 @@ def _each(call: Callable[[], object], count: int) -> float:
 
 # -- the engine --------------------------------------------------------------------------------------------------------
 def engine_costs(model: str, spec: str, seconds: float) -> dict[str, Any]:
-    """Answers a second of an engine on one core, by how many are written at once."""
+    """Answers for each second of an engine's processor, by how many are written at once."""
     from nlrl.envs.random import Rng
     from nlrl.orchestration.models import open_model
 
@@ -173,17 +173,19 @@ def engine_costs(model: str, spec: str, seconds: float) -> dict[str, Any]:
     role, sampling, rng, number = Roles(game, "plain").policy, Sampling(max_tokens=64), Rng("costs"), 0
     rates, tokens, answers = {}, 0, 0
     for rows in ROWS:
-        asked, began = 0, time.perf_counter()
-        while (took := time.perf_counter() - began) < seconds:
+        asked, took = 0, 0.0
+        while took < seconds:
             states = [_random_state(game, rng) for _ in range(4 * rows)]
             requests = [Request(role.messages(StateInput(s)), (), sampling, number + i) for i, s in enumerate(states)]
             number += len(requests)
             for at in range(0, len(requests), rows):
+                began = time.process_time()
                 found = engine.generate(requests[at : at + rows])
+                took += time.process_time() - began
                 tokens, answers = tokens + sum(len(one.tokens) for one in found), answers + rows
             asked += len(requests)
         rates[rows] = asked / took
-    return {"model": model, "answers_per_second": rates, "tokens_per_answer": tokens / answers}
+    return {"model": model, "answers_per_cpu_second": rates, "tokens_per_answer": tokens / answers}
 
 
 def _random_state(game: Any, rng: Any) -> Any:
@@ -211,8 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  Ray: look at {count:6} calls under way  {seconds * 1e6:10.0f} us")
     if options.engine:
         found["engine"] = engine_costs(options.engine, options.engine_game, options.seconds)
-        for rows, rate in found["engine"]["answers_per_second"].items():
-            print(f"  {options.engine}, {rows:4} at once: {rate:8.1f} answers/s")
+        for rows, rate in found["engine"]["answers_per_cpu_second"].items():
+            print(f"  {options.engine}, {rows:4} at once: {rate:8.1f} answers a processor second")
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0

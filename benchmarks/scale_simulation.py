@@ -2,10 +2,12 @@
 
     nlrl bench scale_simulation                        compare with real runs on this machine, then up to 10,000 actors
     nlrl bench scale_simulation -- --no-validate       the simulation alone, from the costs that were measured before
+    nlrl bench scale_simulation -- --scale             the comparison alone
 
 Costs come from `nlrl bench scale_costs` (`--costs`). For the comparison, actors play real games for `--seconds` against
 a real engine on this machine and against a server that answers at once, whose rates are measured just before; the
-simulation, given the same numbers, predicts the requests a second.
+simulation, given the same numbers, predicts the requests a second. (An engine's rates are for each second of its
+processor; what share of a core it had in the real run is read off that run, as neighbours on the machine decide it.)
 
 The large runs have engines of an 8B model, one on each H100. Their rates are not measured: they are the lower bounds on
 time of `nlrl bench memory` (arithmetic and memory traffic). Each way to organise the work is a change on top of the one
@@ -101,7 +103,7 @@ def validate(costs: dict[str, Any], options: argparse.Namespace) -> list[dict[st
     """Requests a second, measured and predicted, of real small runs."""
     found = []
     for actors in options.actors:
-        rates = engine_costs("transformer-base", "tictactoe", options.seconds / 10)["answers_per_second"]
+        rates = engine_costs("transformer-base", "tictactoe", options.seconds / 10)["answers_per_cpu_second"]
         found.append(_compared(costs, options, actors, "native", "transformer-base", "tictactoe", rates))
     for actors in options.actors:
         at_once = {1: 1 / request_costs(options.game)}
@@ -123,12 +125,13 @@ def _compared(
     asked = load.parse([*given.split(), "--game", game, "--rounds", "0", "--straight", "0"])
     with TemporaryDirectory() as folder:
         measured = load.run_load(asked, Path(folder))
+    share = _processor(measured) if kind == "native" else 1.0
     seconds = measured.ended - measured.began
     late = [calls for began, _, calls in measured.calls if began > measured.began + load.WARM_UP * seconds]
     rate = sum(late) / (seconds * (1 - load.WARM_UP))
-    plan = replace(
-        base_plan(costs, profile, actors, 1), rate=rates, rows=SMALL_ROWS, cores=len(os.sched_getaffinity(0)) - 1
-    )
+    here = {rows: each * share for rows, each in rates.items()}
+    plan = replace(base_plan(costs, profile, actors, 1), rate=here, rows=SMALL_ROWS)
+    plan = replace(plan, cores=len(os.sched_getaffinity(0)) - 1)
     predicted = simulate(plan, max(60.0, 4 * options.seconds))
     asked_for = predicted.answered / predicted.seconds
     return {
@@ -138,8 +141,16 @@ def _compared(
         "measured_requests_per_second": rate,
         "predicted_requests_per_second": asked_for,
         "error": asked_for / rate - 1,
+        "engine_had_of_a_core": share,
         "predicted_engine_busy": predicted.engine_busy,
     }
+
+
+def _processor(measured: load.Load) -> float:
+    """The share of a core that the engine had while it computed: neighbours had the rest."""
+    late = [look for look in measured.looks if measured.began < look["time"] <= measured.ended]
+    took = {name: late[-1][name] - late[0][name] for name in ("cpu", "busy_seconds_total")}
+    return min(1.0, took["cpu"] / took["busy_seconds_total"])
 
 
 # -- at size -----------------------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ def _own_shards(plan: Plan, costs: dict[str, Any]) -> Plan:
 
 
 WAYS: dict[str, Change] = {
-    "as it is": lambda plan, costs: plan,
+    "as it was": lambda plan, costs: plan,
     "an actor knows 4 engines": lambda plan, costs: replace(plan, spread=4),
     "one look for all that is done": lambda plan, costs: replace(plan, batched=True),
     "actors write their own shards": _own_shards,
@@ -270,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report["options"] = {n: v for n, v in vars(options).items() if n not in ("json", "costs", "picture")}
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
-    if options.picture:
+    if options.picture and report["at_size"]:
         draw(report["at_size"], options.picture)
     return 0
 
@@ -285,7 +296,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--games", type=int, default=64, help="of an actor in the real runs")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each real run")
     parser.add_argument("--game", default="breakthrough(columns=5,rows=5)", help="of the large runs, as a spec")
-    parser.add_argument("--scale", type=int, nargs="+", default=[100, 1000, 3000, 10_000], help="actors simulated")
+    parser.add_argument("--scale", type=int, nargs="*", default=[100, 1000, 3000, 10_000], help="actors simulated")
     parser.add_argument("--job-games", type=int, default=32, help="of an actor at size")
     parser.add_argument("--actors-per-engine", type=int, default=12, help="at size")
     parser.add_argument("--simulated", type=float, default=100.0, help="seconds that are simulated at size")

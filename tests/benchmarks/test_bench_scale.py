@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nlrl.benchmarks import scale_costs, scale_simulation
+from nlrl.benchmarks import scale_bill, scale_costs, scale_simulation
 from nlrl.benchmarks.scale_events import Plan, rates_of, simulate
 
 PLAN = Plan(
@@ -104,7 +104,7 @@ def test_costs_are_positive_and_named_with_their_unit(costs):
 def test_an_engine_s_rates_are_measured_by_rows(monkeypatch):
     monkeypatch.setattr(scale_costs, "ROWS", (1, 2))
     found = scale_costs.engine_costs("transformer-base", "tictactoe", 0.2)
-    assert set(found["answers_per_second"]) == {1, 2}
+    assert set(found["answers_per_cpu_second"]) == {1, 2}
     assert found["tokens_per_answer"] > 3
 
 
@@ -115,7 +115,7 @@ def test_figures_at_size_are_written_and_drawn(costs, tmp_path, capsys):
     found = json.loads(out.read_text())
     assert [row["actors"] for row in found["at_size"]] == [16] * 4 + [32] * 4
     full = found["driver_is_full_at_actors"]
-    assert full["as it is"] < full["one look for all that is done"] < full["actors write their own shards"]
+    assert full["as it was"] < full["one look for all that is done"] < full["actors write their own shards"]
     assert picture.stat().st_size > 1000
     assert "32 actors" in capsys.readouterr().out
 
@@ -129,3 +129,19 @@ def test_what_a_run_asks_is_compared_with_what_is_predicted(costs, monkeypatch):
     row = scale_simulation._compared(found, options, 1, *instant)
     assert row["measured_requests_per_second"] > 0
     assert row["error"] == pytest.approx(row["predicted_requests_per_second"] / row["measured_requests_per_second"] - 1)
+
+
+def test_a_bill_grows_with_the_turns_and_asks_for_a_price(costs, tmp_path, capsys):
+    bills = []
+    for turns in ("1e6", "2e6"):
+        out = tmp_path / f"{turns}.json"
+        few = ["--turns", turns, "--days", "1", "--price", "3", "--costs", str(costs), "--json", str(out)]
+        assert scale_bill.main(few) == 0
+        bills.append(json.loads(out.read_text()))
+    hours = [bill["GPU hours, at least"]["all"] for bill in bills]
+    assert hours[1] == pytest.approx(2 * hours[0], rel=0.01)
+    assert bills[0]["cost at the price"]["all"] == pytest.approx(3 * hours[0])
+    assert bills[0]["GPUs for that many days"] == pytest.approx(hours[0] / 24)
+    parts = [value for name, value in bills[0]["GPU hours, at least"].items() if name != "all"]
+    assert sum(parts) == pytest.approx(hours[0])
+    assert "resuming" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Cluster, first_done
 
 
 class Counter:
@@ -234,6 +234,17 @@ def test_calls_of_a_worker_made_for_it_run_at_once(ray_cluster):
     worker.close()
 
 
+def test_one_look_finds_all_that_is_done(ray_cluster):
+    worker, asleep = (ray_cluster.spawn(Counter, num_cpus=0) for _ in range(2))
+    futures = [worker.call("square", n) for n in range(5)]
+    ray_cluster.gather(futures)
+    late = asleep.call("slow_square", 0)
+    assert set(first_done([*futures, late], block=False)) == set(futures)
+    assert first_done([late]) == [late]
+    worker.close()
+    asleep.close()
+
+
 def test_a_late_answer_is_a_timeout(ray_worker):
     with pytest.raises(TimeoutError, match="rollout-3"):
         ray_worker.call("slow_square", 0).result(timeout=0.01)
@@ -265,7 +276,7 @@ _JOB = """
 import os, sys
 os.environ["RAY_ADDRESS"] = sys.argv[1]
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Cluster, first_done
 class Worker:
     def node(self):
         import ray
