@@ -16,6 +16,7 @@ from nlrl.envs.breakthrough import Breakthrough, BreakthroughState, tactics
 from nlrl.envs.breakthrough.board import LETTERS
 
 NOTHING = "none"
+NO_PAWNS = f" {NOTHING}"
 _MOVE = r"[a-h][1-8][a-h][1-8]\*?"
 _CELL = r"[a-h][1-8]"
 
@@ -41,10 +42,12 @@ class BreakthroughLanguage(GameLanguage):
     def board(self, state: BreakthroughState) -> str:
         """The pawns of both sides, and the side to move or the winner: shorter than the diagram, and small models learn
         to read it sooner."""
-        sides = (self.cells_text(tactics.cells_of(pawns)) for pawns in (state.black, state.white))
-        lines = [f"{name} {cells}" for name, cells in zip(self.game.player_names, sides, strict=True)]
-        end = self.result(state) if self.game.is_terminal(state) else f"to move: {self.player(state)}"
-        return "\n".join((*lines, end))
+        end = self.result(state) if self.game.is_terminal(state) else f"to move: {self.game.player_names[state.player]}"
+        (black, white), (blacks, whites) = self.game.player_names, self.game.pawn_texts(state)
+        return f"{black}{blacks or NO_PAWNS}\n{white}{whites or NO_PAWNS}\n{end}"
+
+    def legal(self, state: BreakthroughState) -> str:
+        return " ".join(self.game.legal_moves(state).values())
 
     # -- what the rules say --------------------------------------------------------------------------------------------
     def facts(self, state: BreakthroughState, pick: Picker = FIRST) -> str:

@@ -44,7 +44,19 @@ def parse_move(text: str, game: Game, state: Any, finish_reason: str = "stop") -
     Args:
         finish_reason: of the completion: "stop", "length" or "error".
     """
+    plain = _plain_move(text, game, state) if finish_reason == "stop" else None
+    if plain is not None:
+        return plain
     return _parse(text, finish_reason, _Form(MOVE_KEY, lambda scope: _move_prefix(scope, game, state), "illegal"))
+
+
+def _plain_move(text: str, game: Game, state: Any) -> int | None:
+    """The legal move of an answer whose last line is just as prompts ask for it: what all other readings would find, in
+    an eighth of the time. None: read on."""
+    before, key, move = text.rpartition(_PLAIN_ENDING)
+    if not key or len(move) > _MAX_MOVE_LENGTH or not move.removesuffix("*").isalnum():
+        return None
+    return game.parse_action(state, move) if text.isascii() and "{" not in before else None
 
 
 def parse_choice(
@@ -77,6 +89,7 @@ _SIGNED = re.compile(r"(?<![\w.-])[+-]\d*[.,]?\d+", re.ASCII)
 _NOT_A_VERDICT = re.compile(r"\s*(?:[%/\u2030\u2044]|percent|out of)")
 _MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63", "-"))
 _MAX_MOVE_LENGTH = 48
+_PLAIN_ENDING = f"\n{MOVE_KEY}: "
 
 Reader = Callable[[str], "tuple[Value, int] | None"]
 """Reads a value at the start of a string: the value and where it ends."""
@@ -104,8 +117,9 @@ def _parse(text: str, finish_reason: str, form: _Form[Value]) -> Value | ParseFa
     if cut and ("<think>" in spoken or _ends_in_key(spoken, form.key)):
         return ParseFailure("truncated", spoken[-40:])
     for answer in reversed(find_answers(spoken, form.key)):
-        if form.read(answer.scope) is not None or not _PLACEHOLDER.match(answer.scope):
-            return _read_answer(answer.scope, cut and answer.open_end, form)
+        first = form.read(answer.scope)
+        if first is not None or not _PLACEHOLDER.match(answer.scope):
+            return _read_answer(answer.scope, first, cut and answer.open_end, form)
     return ParseFailure("truncated", spoken[-40:]) if cut else ParseFailure("missing", f"no {form.key}")
 
 
@@ -114,9 +128,10 @@ def _ends_in_key(text: str, key: str) -> bool:
     return len(last_word) >= 3 and key.startswith(last_word)
 
 
-def _read_answer(scope: str, may_be_cut: bool, form: _Form[Value]) -> Value | ParseFailure:
-    """The value that `scope` starts with, if it is complete and the only one."""
-    first = form.read(scope)
+def _read_answer(
+    scope: str, first: tuple[Value, int] | None, may_be_cut: bool, form: _Form[Value]
+) -> Value | ParseFailure:
+    """The value that `scope` starts with, `first`, if it is complete and the only one."""
     word = _WORD.match(scope)
     end = first[1] if first else word.end() if word else 0
     shown = scope.strip()[:80]
@@ -135,13 +150,13 @@ def _names_another(scope: str, value: Value, end: int, form: _Form[Value]) -> bo
         rivals = (form.read(match.group()) for match in form.rivals.finditer(unquoted))
         if any(rival and rival[0] != value for rival in rivals):
             return True
-    shape = _shape(scope[:end])
+    first = scope[:end]
     while True:
         end = _GAP.match(scope, end).end()  # type: ignore[union-attr]  # matches anything
         following = form.read(scope[end:])
         if following is None:
             word = _WORD.match(scope, end)
-            return bool(word and "9" in shape and _shape(word.group().rstrip(".!?*_")) == shape)
+            return bool(word) and "9" in (shape := _shape(first)) and _shape(word.group().rstrip(".!?*_")) == shape
         if following[0] != value:
             return True
         end += following[1]

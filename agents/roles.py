@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
@@ -18,7 +19,7 @@ from nlrl.agents.endings import without_ending
 from nlrl.agents.headings import parse_verdict
 from nlrl.agents.language import language_of, number
 from nlrl.agents.parser import ParseFailure, parse_choice, parse_move
-from nlrl.agents.prompts import Template, load_templates
+from nlrl.agents.prompts import FIELDS, Template, fields_of, load_templates
 from nlrl.backbones.language_model import Completion, Message
 from nlrl.envs.game import Game
 
@@ -128,7 +129,8 @@ class Role(ABC, Generic[In, Out]):
 
     def messages(self, inp: In) -> tuple[Message, ...]:
         """The prompt for one input; its last line names the opponent where the input does."""
-        messages = self._template(self.variant(inp)).messages(**self.fields(inp))
+        template = self._template(self.variant(inp))
+        messages = template.messages(**self.fields(inp, fields_of(template)))
         against = getattr(inp, "against", "")
         if not against:
             return messages
@@ -138,19 +140,10 @@ class Role(ABC, Generic[In, Out]):
         """The template this input needs; falls back to the role's name where a style has no such variant."""
         return self.name
 
-    def fields(self, inp: In) -> dict[str, str]:
-        """The template fields for one input."""
+    def fields(self, inp: In, wanted: Collection[str] = FIELDS) -> dict[str, str]:
+        """The template fields for one input; of those that tell of the state, the wanted ones."""
         state = inp.state  # type: ignore[attr-defined]
-        return {
-            "board": self.language.board(state),
-            "diagram": self.game.to_text(state),
-            "player": self.language.player(state),
-            "opponent": self.language.opponent(state),
-            "legal": self.language.legal(state),
-            "setting": self.language.setting,
-            "longest": str(self.game.max_length),
-            "scale": self.language.scale,
-        }
+        return {name: write(self, state) for name, write in _STATE_FIELDS.items() if name in wanted}
 
     @abstractmethod
     def parse(self, inp: In, completion: Completion) -> Out | ParseFailure:
@@ -158,6 +151,19 @@ class Role(ABC, Generic[In, Out]):
 
     def _template(self, variant: str) -> Template:
         return self._templates.get(variant) or self._templates[self.name]
+
+
+_STATE_FIELDS: dict[str, Callable[[Role[Any, Any], State], str]] = {
+    "board": lambda role, state: role.language.board(state),
+    "diagram": lambda role, state: role.game.to_text(state),
+    "player": lambda role, state: role.language.player(state),
+    "opponent": lambda role, state: role.language.opponent(state),
+    "legal": lambda role, state: role.language.legal(state),
+    "setting": lambda role, state: role.language.setting,
+    "longest": lambda role, state: str(role.game.max_length),
+    "scale": lambda role, state: role.language.scale,
+}
+"""What prompts may tell of a state; written where the template asks for it."""
 
 
 class _ValueRole(Role[In, Evaluation]):
@@ -188,8 +194,8 @@ class QRole(_ValueRole[ActionInput]):
 
     name = "q"
 
-    def fields(self, inp: ActionInput) -> dict[str, str]:
-        return super().fields(inp) | {"action": self.game.action_text(inp.state, inp.action)}
+    def fields(self, inp: ActionInput, wanted: Collection[str] = FIELDS) -> dict[str, str]:
+        return super().fields(inp, wanted) | {"action": self.game.action_text(inp.state, inp.action)}
 
 
 class G1Role(_ValueRole[SamplesInput]):
@@ -200,11 +206,11 @@ class G1Role(_ValueRole[SamplesInput]):
     def variant(self, inp: SamplesInput) -> str:
         return f"g1_{inp.kind}" + ("_v" if inp.action is None else "")
 
-    def fields(self, inp: SamplesInput) -> dict[str, str]:
+    def fields(self, inp: SamplesInput, wanted: Collection[str] = FIELDS) -> dict[str, str]:
         label = "game" if inp.kind == "games" else "outlook"
         samples = "\n".join(f"{label} {i}: {sample}" for i, sample in enumerate(inp.samples, 1))
         action = "" if inp.action is None else self.game.action_text(inp.state, inp.action)
-        return super().fields(inp) | {"samples": samples, "action": action}
+        return super().fields(inp, wanted) | {"samples": samples, "action": action}
 
     def _template(self, variant: str) -> Template:
         return self._templates.get(variant) or self._templates["g1_v" if variant.endswith("_v") else "g1"]
@@ -215,8 +221,8 @@ class G2Role(_ValueRole[TransitionInput]):
 
     name = "g2"
 
-    def fields(self, inp: TransitionInput) -> dict[str, str]:
-        return super().fields(inp) | {"transition": inp.transition, "successor": inp.successor}
+    def fields(self, inp: TransitionInput, wanted: Collection[str] = FIELDS) -> dict[str, str]:
+        return super().fields(inp, wanted) | {"transition": inp.transition, "successor": inp.successor}
 
 
 class ImprovementRole(Role[CandidatesInput, Choice]):
@@ -224,9 +230,9 @@ class ImprovementRole(Role[CandidatesInput, Choice]):
 
     name = "improvement"
 
-    def fields(self, inp: CandidatesInput) -> dict[str, str]:
+    def fields(self, inp: CandidatesInput, wanted: Collection[str] = FIELDS) -> dict[str, str]:
         lines = [f"{self.language.label(inp.state, a)}: {shown(e, self.style)}" for a, e in inp.candidates]
-        return super().fields(inp) | {"candidates": "\n".join(lines)}
+        return super().fields(inp, wanted) | {"candidates": "\n".join(lines)}
 
     def parse(self, inp: CandidatesInput, completion: Completion) -> Choice | ParseFailure:
         candidates = [action for action, _ in inp.candidates]
@@ -244,9 +250,9 @@ class RefinementRole(Role[RefinementInput, Choice]):
         """Whether the style has a prompt for it: bundled models were never taught one."""
         return self.name in self._templates
 
-    def fields(self, inp: RefinementInput) -> dict[str, str]:
+    def fields(self, inp: RefinementInput, wanted: Collection[str] = FIELDS) -> dict[str, str]:
         action = self.game.action_text(inp.state, inp.action)
-        return super().fields(inp) | {"action": action, "critique": shown(inp.critique, self.style)}
+        return super().fields(inp, wanted) | {"action": action, "critique": shown(inp.critique, self.style)}
 
     def parse(self, inp: RefinementInput, completion: Completion) -> Choice | ParseFailure:
         action = parse_move(completion.text, self.game, inp.state, completion.finish_reason)

@@ -25,7 +25,7 @@ def _mix(z: int) -> int:
 
 def derive_seed(*keys: int | str) -> int:
     """A 64-bit seed from any mix of integers and strings; equal keys give equal seeds on every machine."""
-    digest = hashlib.blake2b("\x1f".join(f"{type(key).__name__}:{key}" for key in keys).encode(), digest_size=8)
+    digest = hashlib.blake2b("\x1f".join([f"{type(key).__name__}:{key}" for key in keys]).encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
 

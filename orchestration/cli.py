@@ -237,7 +237,11 @@ def bench_command(
             "envs",
             "games",
             "kernels",
+            "load",
             "memory",
+            "scale_bill",
+            "scale_costs",
+            "scale_simulation",
             "serve",
             "stages",
             "storage",
@@ -257,7 +261,9 @@ def bench_command(
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
             memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser), watching (what logs, metrics and times cost).
+            move in a browser), watching (what logs, metrics and times cost), load (many actors against one engine),
+            scale_costs, scale_simulation and scale_bill (what a turn costs the platform; ten thousand actors, simulated;
+            what 10^9 turns need).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -35,8 +35,14 @@ RESULTS = {1: ("win", "loss", "cut", "forfeit"), 2: ("win", "draw", "loss", "for
 """How games end, by the number of players. `cut`: at the longest; a cut game of two is a draw."""
 
 
+REMEMBERED = 1 << 19
+"""Generated tokens of the answers that a pool keeps, at about seventy bytes each: there are many workers on a machine,
+and the servers remember more."""
+
+
 class PolicyPool:
-    """Answers of one policy, by state and sample number."""
+    """Answers of one policy, by state and sample number; beyond `REMEMBERED` tokens the oldest are forgotten, and asked
+    for again where a game needs them: they come out the same."""
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class PolicyPool:
         self._per_state, self._at_start, self._retries = samples_per_state, samples_at_start, retries
         self._replies: dict[tuple[Any, int], Reply[Choice]] = {}
         self._costs: dict[tuple[Any, int], Entry] = {}
+        self._tokens = 0
         self.spent: dict[int, Entry] = {}
         """What the answers cost that were drawn since this was last emptied, whenever they were asked for."""
 
@@ -76,6 +83,8 @@ class PolicyPool:
         return [Counter(_action(self._replies[key]) for key in group) for group in groups]
 
     def _fetch(self, keys: Sequence[tuple[Any, int]]) -> None:
+        if self._tokens > REMEMBERED:
+            self._forget_oldest()
         if missing := [key for key in dict.fromkeys(keys) if key not in self._replies]:
             self._ask(missing)
         self.spent.update({cost.key: cost for cost in (self._costs[key] for key in keys)})
@@ -85,9 +94,19 @@ class PolicyPool:
         inputs = [StateInput(state) for state, _ in missing]
         replies = ask(self._model, self._role, inputs, self._sampling, seeds, self._retries)
         self._replies.update(zip(missing, replies, strict=True))
+        temperature = str(self._sampling.temperature)
         for key, seed, reply in zip(missing, seeds, replies, strict=True):
-            number = derive_seed(seed, str(self._sampling.temperature))
+            number = derive_seed(seed, temperature)
             self._costs[key] = Entry(number, 0, reply.prompt_tokens, reply.generated_tokens)
+            self._tokens += reply.generated_tokens
+
+    def _forget_oldest(self) -> None:
+        """Down to half of what may be kept."""
+        for key in list(self._replies):
+            if self._tokens <= REMEMBERED // 2:
+                return
+            self._tokens -= self._costs.pop(key).generated_tokens
+            del self._replies[key]
 
 
 def _action(reply: Reply[Choice]) -> int | None:
@@ -172,8 +191,7 @@ def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_
     asked = time.time()
     replies = pool.draw([p.state for p in plays], [p.ply for p in plays], [p.rng for p in plays])
     for p, reply in zip(plays, replies, strict=True):
-        player = game.current_player(p.state)
-        if keep_replies and player == p.seat:
+        if keep_replies and (p.opponent != SELF or game.current_player(p.state) == p.seat):
             p.replies[len(p.actions)], p.asked[len(p.actions)] = reply, asked
         move_or_forfeit(game, p, _action(reply))
 

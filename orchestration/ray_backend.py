@@ -53,6 +53,7 @@ class RayBackend:
             "num_gpus": num_gpus,
             "max_restarts": max_restarts,
             "max_task_retries": max_restarts,
+            "max_concurrency": concurrency,
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
@@ -194,7 +195,10 @@ class RayFuture:
     @staticmethod
     def wait(futures: list[RayFuture], block: bool) -> list[RayFuture]:
         by_ref = {future.ref: future for future in futures}
-        done, _ = ray.wait(list(by_ref), num_returns=1, timeout=None if block else 0)
+        # A look costs in proportion to the calls under way, so it takes all that is done.
+        done, waiting = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
+        if block and not done:
+            done, _ = ray.wait(waiting, num_returns=1)
         return [by_ref[ref] for ref in done]
 
     def result(self, timeout: float | None = None) -> Any:

@@ -4,7 +4,8 @@
    that names a version is answered by that version or not at all: a server that was made anew has the base only, and
    says so.
 2. An identical request (same weight version, prompt, sampling and seed) is answered once: from memory, or together
-   with the call that is just asking it. Answers of replaced weights are dropped.
+   with the call that is just asking it. Answers of replaced weights are dropped, and beyond `REMEMBERED` tokens the
+   oldest, so that a long iteration does not fill the machine: asked again, they come out the same.
 3. A server whose model has failed for good says that it is `Unusable`, and is replaced.
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,6 +29,8 @@ from nlrl.orchestration.weight_sets import weight_sets_of
 
 _log = logging.getLogger(__name__)
 Memory = dict[Request, "Future[Completion]"]
+REMEMBERED = 1 << 22
+"""Generated tokens of remembered answers, at about seventy bytes each."""
 
 
 class StaleWeights(NLRLError):
@@ -60,6 +64,8 @@ class ModelServer:
         self._sets = weight_sets_of(self._model)
         self._lock = threading.Lock()
         self._memory: dict[str, Memory] = {}
+        self._oldest: deque[tuple[Memory, Request, int]] = deque()
+        self._remembered = 0
         self._stats = ServerStats(restarts=int(was_restarted()))
         self._asking, self._since = 0, 0.0
         instruments.read_from(self.metrics, self._sets.by_name)
@@ -139,6 +145,9 @@ class ModelServer:
         with self._lock:
             kept = self._sets.versions()
             self._memory = {version: memory for version, memory in self._memory.items() if version in kept}
+            here = {id(memory) for memory in self._memory.values()}
+            self._oldest = deque(entry for entry in self._oldest if id(entry[0]) in here)
+            self._remembered = sum(tokens for _, _, tokens in self._oldest)
 
     def _ask(self, place: str, memory: Memory, missing: Memory) -> None:
         self._clock(+1)
@@ -167,7 +176,19 @@ class ModelServer:
         with self._lock:
             self._stats.prompt_tokens += read
             self._stats.completion_tokens += written
+            self._remember(memory, missing, completions)
         _count(completions, read, written)
+
+    def _remember(self, memory: Memory, asked: Iterable[Request], completions: Iterable[Completion]) -> None:
+        """Notes how much room answers take, and forgets the oldest where that is too much."""
+        for request, completion in zip(asked, completions, strict=True):
+            if request in memory:
+                self._oldest.append((memory, request, len(completion.tokens)))
+                self._remembered += len(completion.tokens)
+        while self._remembered > REMEMBERED:
+            old, request, tokens = self._oldest.popleft()
+            self._remembered -= tokens
+            old.pop(request, None)
 
     def _forget(self, memory: Memory, requests: Sequence[Request]) -> None:
         with self._lock:

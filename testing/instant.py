@@ -12,6 +12,7 @@ from nlrl.testing.by_rules import LookupTrainer
 
 TOKENS = 60
 """Of an answer."""
+_TOKENS, _LOGPROBS = tuple(range(TOKENS)), (-0.5,) * TOKENS
 _CANDIDATE = re.compile(r"^move (\S+):", re.MULTILINE)
 
 
@@ -30,9 +31,8 @@ class InstantModel:
 
     def _complete(self, request: Request) -> Completion:
         prompt = request.messages[-1].content
-        tokens, logprobs = tuple(range(TOKENS)), (-0.5,) * TOKENS
         text = _answer(prompt, zlib.crc32(prompt.encode(), request.seed & 0xFFFFFFFF))
-        return Completion(text, tokens, logprobs, "stop", self.weight_version, len(prompt) // 3)
+        return Completion(text, _TOKENS, _LOGPROBS, "stop", self.weight_version, len(prompt) // 3)
 
 
 def _answer(prompt: str, draw: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import string
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,12 @@ class Template(NamedTuple):
 
 
 @cache
+def fields_of(template: Template) -> frozenset[str]:
+    """The fields that a template has."""
+    return frozenset(_named(template.system, template.user))
+
+
+@cache
 def load_templates(game_name: str, style: str, folder: str | None = None) -> dict[str, Template]:
     """All templates of a game in one style; `folder` overrides the package's own (for a user's prompts).
 
@@ -53,10 +59,13 @@ def load_templates(game_name: str, style: str, folder: str | None = None) -> dic
 
 
 def _check_fields(file: str, role: str, texts: Iterable[str]) -> None:
-    for text in texts:
-        for _, field, _, _ in string.Formatter().parse(text):
-            if field is not None and field not in FIELDS:
-                raise NLRLError(
-                    f"{file}: role '{role}' uses unknown field '{{{field}}}'; known: {', '.join(sorted(FIELDS))} "
-                    "(write {{ and }} for literal braces)"
-                )
+    for field in _named(*texts):
+        if field not in FIELDS:
+            raise NLRLError(
+                f"{file}: role '{role}' uses unknown field '{{{field}}}'; known: {', '.join(sorted(FIELDS))} "
+                "(write {{ and }} for literal braces)"
+            )
+
+
+def _named(*texts: str) -> Iterator[str]:
+    return (field for text in texts for _, field, _, _ in string.Formatter().parse(text) if field is not None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import copy
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,7 @@ class Engine:
         self._withdrawn: set[Ticket] = set()
         self._orders: deque[tuple[str, Callable[[], Any], Future, bool]] = deque()
         self._running: dict[Ticket, tuple[str, Running]] = {}
+        self._busy = 0.0
         self._broken: BaseException | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -234,11 +236,12 @@ class Engine:
         return {name: lane.version for name, lane in self._lanes.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Counters (`..._total`) since the start and gauges, over all weight sets."""
+        """Counters (`..._total`) since the start and gauges, over all weight sets. `busy_seconds_total`: in which the
+        engine's thread had something to compute."""
         from nlrl.backbones.engine.metrics import collect
 
         with self._changed:
-            return collect(list(self._lanes.values()), len(self._inbox))
+            return collect(list(self._lanes.values()), len(self._inbox)) | {"busy_seconds_total": self._busy}
 
     def close(self) -> None:
         """Ends the thread; what has not been answered fails. The engine cannot be used any more."""
@@ -360,8 +363,10 @@ class Engine:
             if self._closing:
                 return False
             self._take_in()
+        began = time.perf_counter()
         barred = self._obey()
         worked = [lane.step(admits=name not in barred) for name, lane in list(self._lanes.items())]
+        self._busy += time.perf_counter() - began if any(worked) else 0.0
         with self._changed:
             if any(worked) or self._left() or self._changed.wait(IDLE_SECONDS) or self._left():
                 return True

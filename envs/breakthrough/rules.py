@@ -209,6 +209,20 @@ class Breakthrough(Game[BreakthroughState]):
             whites += some_whites
         return f"{lines}{middles[player]}{blacks or ' none'}\nWhite:{whites or ' none'}"
 
+    def pawn_texts(self, state: BreakthroughState) -> tuple[str, str]:
+        """The cells of black's pawns and of white's, by name from the top left, with a space before each."""
+        boards = state[0] | state[1] << self._cells
+        blacks = whites = ""
+        for shift, mask, known, work_out in self._text_windows:
+            key = boards >> shift & mask
+            try:
+                _, some_blacks, some_whites = known[key]
+            except KeyError:
+                _, some_blacks, some_whites = known.setdefault(key, work_out(key))
+            blacks += some_blacks
+            whites += some_whites
+        return blacks, whites
+
     def parse_text(self, text: str) -> BreakthroughState:
         """The inverse of `to_text`. A board need not be reachable from the start: any position can be studied.
 
@@ -231,8 +245,13 @@ class Breakthrough(Game[BreakthroughState]):
     def parse_action(self, state: BreakthroughState, text: str) -> int | None:
         if self.is_terminal(state):
             return None
-        action = self.board.actions[state.player].get(text)
-        if action is None or action not in self.legal_actions(state):
+        black, white, player = state
+        action = self.board.actions[player].get(text)
+        if action is None:
+            return None
+        own, enemy = (white, black) if player else (black, white)
+        source, target, stop = self._moves[player][action]
+        if not source & own or target & own or stop & enemy:
             return None
         return action if self.action_text(state, action) == text else None
 

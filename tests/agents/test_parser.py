@@ -120,6 +120,21 @@ def test_clean_verdict_is_found_below_any_junk(junk, hundredths):
     assert parse_evaluation(text) == pytest.approx(hundredths / 100)
 
 
+PIECES = ("best_move", ": ", "\n", "{", "}", '"', "[", "]", "<think>", "</think>", "_", " or ", "=", "\\", "**", ",")
+VALUES = ("5", "12", "a4b3", "*", "b", "\u00e9", "\uff5b")
+GAMES = (make("tictactoe"), make("breakthrough"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*PIECES, *VALUES]), max_size=8), st.sampled_from(GAMES))
+def test_the_plain_ending_is_read_as_any_other(pieces, game):
+    """A blank at the end takes the long way."""
+    text, state = "".join(pieces), game.initial_states()[0]
+    for move in ("5", "12", "a4b3", "a4b3*", "4", ""):
+        answer = f"{text}\nbest_move: {move}"
+        assert parse_move(answer, game, state) == parse_move(f"{answer} ", game, state)
+
+
 @settings(max_examples=200, deadline=None)
 @given(number=st.integers(10, 10**30), dress=st.sampled_from(["{}", '"{}"', "**{}**", "[{}]", "`{}`", "{}.", "({})"]))
 def test_long_numbers_are_never_cut_to_a_legal_digit(number, dress):

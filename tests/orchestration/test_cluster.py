@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Cluster, first_done
 
 
 class Counter:
@@ -217,6 +218,33 @@ def test_a_slow_item_does_not_hold_up_the_others(ray_cluster):
         worker.close()
 
 
+class Meeting:
+    """Calls that end only when as many of them run at once as there are places."""
+
+    def __init__(self, places):
+        self._met = threading.Barrier(places)
+
+    def attend(self):
+        return self._met.wait(timeout=20)
+
+
+def test_calls_of_a_worker_made_for_it_run_at_once(ray_cluster):
+    worker = ray_cluster.spawn(Meeting, 3, num_cpus=0, concurrency=3)
+    assert sorted(ray_cluster.gather([worker.call("attend") for _ in range(3)])) == [0, 1, 2]
+    worker.close()
+
+
+def test_one_look_finds_all_that_is_done(ray_cluster):
+    worker, asleep = (ray_cluster.spawn(Counter, num_cpus=0) for _ in range(2))
+    futures = [worker.call("square", n) for n in range(5)]
+    ray_cluster.gather(futures)
+    late = asleep.call("slow_square", 0)
+    assert set(first_done([*futures, late], block=False)) == set(futures)
+    assert first_done([late]) == [late]
+    worker.close()
+    asleep.close()
+
+
 def test_a_late_answer_is_a_timeout(ray_worker):
     with pytest.raises(TimeoutError, match="rollout-3"):
         ray_worker.call("slow_square", 0).result(timeout=0.01)
@@ -248,7 +276,7 @@ _JOB = """
 import os, sys
 os.environ["RAY_ADDRESS"] = sys.argv[1]
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Cluster, first_done
 class Worker:
     def node(self):
         import ray

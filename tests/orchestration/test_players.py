@@ -79,6 +79,15 @@ def test_an_identical_prompt_is_answered_once():
     assert max(model.asked.values()) == 1
 
 
+def test_a_pool_that_forgets_plays_the_same_games(monkeypatch):
+    plain = worker().play(job(games(40)))
+    monkeypatch.setattr("nlrl.orchestration.players.REMEMBERED", 500)  # tokens: a few answers
+    model = Counting(RuleModel())
+    forgetful = worker(model)
+    assert [forgetful.play(job(games(40))) for _ in range(2)] == [plain, plain]
+    assert max(model.asked.values()) > 1
+
+
 def test_a_state_is_answered_as_often_as_its_ply_allows():
     model = Counting(RuleModel())
     worker(model, samples_per_state=2, samples_at_start=16).play(job(games(200, ("random",))))

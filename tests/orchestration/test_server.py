@@ -118,6 +118,27 @@ def test_weights_that_another_set_still_uses_keep_their_answers(server, echo):
     assert echo.batches == [["a"]]
 
 
+def test_beyond_its_bound_the_oldest_answers_are_forgotten(server, echo, monkeypatch):
+    monkeypatch.setattr("nlrl.orchestration.server.REMEMBERED", 9)  # three answers of three tokens
+    for text in "abcd":
+        server.generate("base", [ask(text)])
+    server.generate("base", [ask("b"), ask("d")])
+    assert echo.batches == [["a"], ["b"], ["c"], ["d"]]
+    assert texts(server.generate("base", [ask("a")])) == ["nothing: a"]
+    assert echo.batches[-1] == ["a"]
+
+
+def test_answers_of_replaced_weights_take_no_room(server, echo, monkeypatch):
+    monkeypatch.setattr("nlrl.orchestration.server.REMEMBERED", 9)
+    server.put_weights("actor", "actor@1", {"says": "one"})
+    server.generate("base", [ask("a")])
+    server.generate("actor", [ask("b"), ask("c")])
+    server.put_weights("actor", "actor@2", {"says": "two"})
+    server.generate("actor", [ask("b"), ask("c")])
+    server.generate("base", [ask("a")])
+    assert len(echo.batches) == 3  # the base's answer was still there
+
+
 def test_an_answer_that_failed_is_not_remembered(serve):
     inner = ScriptedModel({"": "best_move: 5"})
     server = serve(FaultyModel(inner, {0: "error", 1: "empty"}))

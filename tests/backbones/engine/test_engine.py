@@ -46,6 +46,16 @@ def test_answers_are_those_of_reading_everything_anew(name, device, fast, tokeni
     assert engine.metrics()["prefix_hit_tokens_total"] > 0
 
 
+def test_the_time_in_which_it_computes_is_counted(tokenizer, engine_of):
+    engine = engine_of(make_model("transformer", tokenizer))
+    began = time.perf_counter()
+    engine.generate(mixed(4))
+    busy, took = engine.metrics()["busy_seconds_total"], time.perf_counter() - began
+    time.sleep(0.05)
+    assert 0 < busy <= took
+    assert engine.metrics()["busy_seconds_total"] - busy < 0.05
+
+
 @pytest.mark.parametrize("name", ["transformer", "hymba"])
 def test_giving_way_changes_no_token(name, tokenizer, engine_of):
     model = make_model(name, tokenizer)
