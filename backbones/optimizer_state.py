@@ -120,6 +120,7 @@ class FitCheckpoint:
             return
         weights = {_WEIGHT + name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
         tensors = weights | moments(trainer) | {_LOSS: trainer.loss_sum.detach().cpu()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.write(self.path, tensors, {_STEP: str(done), _KEY: self.key})
 
     def _read(self) -> tuple[dict[str, Tensor], dict[str, str]]:

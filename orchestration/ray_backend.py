@@ -148,6 +148,10 @@ class RayFuture:
         done, _ = ray.wait(list(by_ref), num_returns=1, timeout=None if block else 0)
         return [by_ref[ref] for ref in done]
 
+    @property
+    def reference(self) -> Any:
+        return self.ref
+
     def result(self, timeout: float | None = None) -> Any:
         try:
             return ray.get(self.ref, timeout=timeout)
