@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,6 +77,10 @@ class TrainerActor:
         import ray
 
         return ray.util.get_node_ip_address() if ray.is_initialized() else "127.0.0.1"
+
+    def process(self) -> int:
+        """Its id."""
+        return os.getpid()
 
     def host(self, address: str) -> int:
         """Opens the place where the actors that train as one meet, on this machine; returns its port."""

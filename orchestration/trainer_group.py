@@ -73,6 +73,10 @@ class TrainerGroup:
         given = [self._cluster.put(arg) if isinstance(arg, list) else arg for arg in args]
         return AllOf([actor.call(method, *given, **kwargs) for actor in self._actors])
 
+    def processes(self) -> list[int]:
+        """Their ids, each on its machine."""
+        return [actor.call("process").result() for actor in self._actors]
+
     def close(self) -> None:
         for actor in self._actors:
             actor.close()
