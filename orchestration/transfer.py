@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nlrl.agents.roles import ActionInput, StateInput
@@ -28,6 +28,8 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration.config import ModelConfig
 
 if TYPE_CHECKING:
+    from nlrl.orchestration.cluster import Handle
+    from nlrl.orchestration.router import Router
     from nlrl.orchestration.session import Session
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class Agreement:
     max_difference: float
     """Largest distance of two log-probabilities of a token."""
     tokens: int
+    versions: tuple[str, ...] = ()
+    """What the engines call their weights."""
 
 
 def agreement(engine: Sequence[Sequence[float]], trainer: Sequence[Sequence[float]]) -> Agreement:
@@ -91,17 +95,27 @@ def check_transfer(session: Session, network: str, version: str, prompts: Sequen
     asked = _spread_out(prompts) or positions(session, network)
     sampling = Sampling(temperature=1.0, max_tokens=min(TOKENS, model.max_tokens))
     requests = [Request(p, sampling=sampling, seed=session.seed("transfer", version, i)) for i, p in enumerate(asked)]
-    everywhere = session.student.router.generate_everywhere(network, requests)
-    answers = [(i, one) for answers in everywhere for i, one in enumerate(answers) if _is_telling(one)]
-    if not answers:
+    found = compared(session.student.router, trainer, network, requests)
+    if found is None:
         log.warning("%s: no answer with log-probabilities came back, so the transfer could not be checked", version)
         return
-    read = trainer.call("score", network, [asked[i] for i, _ in answers], [one.tokens for _, one in answers]).result()
-    found = agreement([one.logprobs for _, one in answers], read)
     figures = {"kl": found.kl, "max_difference": found.max_difference, "seconds": time.monotonic() - begun}
     session.transfers |= {f"transfer/{network}/{name}": value for name, value in figures.items()}
     if not found.kl <= limit:
-        raise NLRLError(_complaint(session, network, version, found, limit, [one.weight_version for _, one in answers]))
+        raise NLRLError(_complaint(network, version, found, limit))
+
+
+def compared(router: Router, trainer: Handle, network: str, requests: Sequence[Request]) -> Agreement | None:
+    """What a network in each of the servers and in the trainer say of the servers' answers; None where no answer tells
+    its tokens and their log-probabilities."""
+    everywhere = router.generate_everywhere(network, requests)
+    answers = [pair for answers in everywhere for pair in zip(requests, answers, strict=True) if _is_telling(pair[1])]
+    if not answers:
+        return None
+    prompts = [request.messages for request, _ in answers]
+    read = trainer.call("score", network, prompts, [one.tokens for _, one in answers]).result()
+    found = agreement([one.logprobs for _, one in answers], read)
+    return replace(found, versions=tuple(sorted({one.weight_version for _, one in answers})))
 
 
 def positions(session: Session, network: str) -> list[Prompt]:
@@ -129,14 +143,11 @@ def _is_telling(answer: Completion) -> bool:
     return bool(answer.tokens) and len(answer.logprobs) == len(answer.tokens)
 
 
-def _complaint(
-    session: Session, network: str, version: str, found: Agreement, limit: float, versions: Sequence[str]
-) -> str:
-    servers = ", ".join(sorted(set(versions)))
+def _complaint(network: str, version: str, found: Agreement, limit: float) -> str:
     return (
         f"{version} does not answer as it was trained: KL(engine, trainer) is {found.kl:.3g} nats a token over "
         f"{found.tokens} tokens, more than {limit:g} (model.max_transfer_kl), and one token's log-probability differs "
-        f"by {found.max_difference:.3g}. The engine calls its weights {servers}; the trainer's '{network}' has others, "
-        "or the two read prompts as different tokens. What was committed is whole: rerun the same command, which sends "
-        "the weights again"
+        f"by {found.max_difference:.3g}. The engine calls its weights {', '.join(found.versions)}; the trainer's "
+        f"'{network}' has others, or the two read prompts as different tokens. What was committed is whole: rerun the "
+        "same command, which sends the weights again"
     )
