@@ -78,7 +78,7 @@ class Trainer:
         self._ranks = ranks
         self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs and collate is None, loss, ranks)
         if kept is not None:
-            kept.attach(self)  # pyright: ignore[reportArgumentType]
+            kept.attach(self)
 
     def fit(
         self,
@@ -113,7 +113,7 @@ class Trainer:
             chunk for epoch in range(epochs) for chunk in shuffled_batches(examples, batch_size, f"{seed}/{epoch}")
         ]
         per_epoch = len(batches) // epochs
-        begun = 0 if checkpoint is None else checkpoint.resume(self)  # pyright: ignore[reportArgumentType]
+        begun = 0 if checkpoint is None else checkpoint.resume(self)
         for done, step in enumerate(self._prepared(batches, begun), begun + 1):
             if done == len(batches) - per_epoch + 1:
                 self._step.loss_sum.zero_()
@@ -121,7 +121,7 @@ class Trainer:
             if progress is not None:
                 progress(done, len(batches))
             if checkpoint is not None and done < len(batches):
-                checkpoint.note(self, done)  # pyright: ignore[reportArgumentType]
+                checkpoint.note(self, done)
         self.model.train(was_training)
         loss = float(self._step.loss_sum) / per_epoch
         if not math.isfinite(loss):

@@ -241,6 +241,7 @@ def bench_command(
             "stages",
             "storage",
             "tictactoe",
+            "transfer",
             "viewer",
             "viewer_step",
         ]
@@ -254,8 +255,8 @@ def bench_command(
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
-            memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser).
+            memory (what a run with Hugging Face models takes), transfer (new weights on their way to engines), viewer
+            (finding games among many), viewer_step (the next move in a browser).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -231,12 +231,13 @@ def run_in_ray(round_: Round, examples: list[TokenExample], storage: Path) -> di
 
 def _score_in_ray(settings: Tuning, given: tuple[Any, ...]) -> list[list[float]]:
     import ray
+    from ray.exceptions import RayError
 
     task: Any = ray.remote(_score)
     share = settings.gpu_share if _has_gpus() else 0
     try:
         return ray.get(task.options(num_cpus=0, num_gpus=share, max_retries=0).remote(*given))
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         first = str(error).strip().splitlines()[-1]
         raise NLRLError(
             f"the fine-tuned model could not be read to check its transfer: {first}. If it does not fit on one GPU "
