@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+import os
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nlrl.errors import NLRLError
 
+Made = TypeVar("Made")
 Example = TypeVar("Example", bound=Sized)
 BUCKET = 1 << 25
 """Numbers that are added up in one call, at least one tensor: 128 MiB in float32."""
@@ -43,6 +45,38 @@ class Ranks:
         store = TCPStore(host, port, size, is_master=False)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         return cls(rank, size)
+
+    @classmethod
+    def of_environment(cls) -> Ranks:
+        """The processes that `torchrun` has started, joined, each on its own GPU where there are GPUs; without it, this
+        one alone."""
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls()
+        import torch.distributed as dist
+
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        return cls(dist.get_rank(), size)
+
+    def leave(self) -> None:
+        """Ends the connection to the others."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives in the first process; the others are sent it."""
+        if self.size == 1:
+            return make()
+        import torch.distributed as dist
+
+        box: list[Any] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(box)
+        return box[0]
 
     def share(self, batch: Sequence[Example]) -> list[Example]:
         """This process's part of a batch: the longest examples first, each to whom has the fewest tokens so far. All

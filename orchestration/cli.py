@@ -138,7 +138,8 @@ def pretrain_command(
 
     given = {"out": out, "seed": seed, "max_seconds": max_seconds}
     report = run_pretraining(load_pretrain_config(config, **{k: v for k, v in given.items() if v is not None}))
-    print_json(data=report, default=str)
+    if report:
+        print_json(data=report, default=str)
 
 
 @app.command(name="corpus")

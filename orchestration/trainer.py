@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from nlrl.orchestration.fits import (
     TextExample,
     ValueFit,
 )
+from nlrl.orchestration.trainer_files import read_tensors, read_weights, write_tensors
 
 if TYPE_CHECKING:
     from nlrl.backbones.sent_tensors import SentTensors
@@ -145,11 +146,11 @@ class TrainerActor:
     def save(self, network: Network, path: str) -> None:
         """Writes a network's weights to one file, atomically."""
         state = self._networks[network].state_dict()
-        _write(path, {key: tensor.detach().cpu().clone() for key, tensor in state.items()})
+        write_tensors(path, {key: tensor.detach().cpu().clone() for key, tensor in state.items()})
 
     def save_optimizer(self, network: Network, path: str) -> None:
         """Writes what its optimizer remembers to one file, atomically."""
-        _write(path, self._moments[network])
+        write_tensors(path, self._moments[network])
 
     def load_optimizer(self, network: Network, path: str) -> None:
         """Reads what `save_optimizer` wrote.
@@ -157,25 +158,15 @@ class TrainerActor:
         Raises:
             NLRLError: the file is missing or torn.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            self._moments[network] = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise NLRLError(
-                f"{path} cannot be read: {error}. Delete the folder of this stage and rerun: it is trained again"
-            ) from None
+        self._moments[network] = read_tensors(path)
 
     def save_head(self, network: Network, path: str) -> None:
         """The same for its value head."""
-        _write(path, {key: tensor.cpu() for key, tensor in self._with_head(network).head.state_dict().items()})
+        write_tensors(path, self._with_head(network).head.state_dict())
 
     def load_head(self, network: Network, path: str) -> None:
-        """Reads what `save_head` wrote."""
-        from safetensors.torch import load_file
-
-        self._with_head(network).head.load_state_dict(load_file(path))
+        """Reads what `save_head` wrote. Raises: as `load`."""
+        read_weights(path, self._with_head(network).head, self._base)
 
     def average(self, network: Network, into: Network, share: float) -> None:
         """Moves the weights of `into` towards a network's: share x its own + (1 - share) x what they were. Where there
@@ -195,17 +186,7 @@ class TrainerActor:
         Raises:
             NLRLError: the file is missing or torn, or holds the weights of another model.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            self._network(network).load_state_dict(load_file(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            first = str(error).split("\n\t")[:2][-1].rstrip(".")
-            raise NLRLError(
-                f"{path} does not hold weights of '{self._base}': {first}. Give the run the model it began with "
-                "(model.name), or delete the folder of this stage and rerun: it is trained again"
-            ) from None
+        read_weights(path, self._network(network), self._base)
 
     def export(self, network: Network, folder: str) -> None:
         """Saves a network as a model folder that `nlrl.backbones.load` reads.
@@ -290,7 +271,7 @@ class TrainerActor:
     def _checkpoint(self, examples: Sequence[Any], settings: FitSettings, path: str) -> Any:
         from nlrl.backbones.optimizer_state import FitCheckpoint, key_of
 
-        return FitCheckpoint(Path(path), settings.save_every, key_of(examples, settings), _write)
+        return FitCheckpoint(Path(path), settings.save_every, key_of(examples, settings), write_tensors)
 
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _network(self, network: Network, like: Any = None) -> Any:
@@ -337,13 +318,3 @@ class TrainerActor:
         with torch.no_grad():
             scores = score(self._untrained, prompts, [example.tokens for example in examples])
         return [tuple(token.logprob for token in row) for row in scores]
-
-
-def _write(path: str | Path, tensors: Mapping[str, Any], told: Mapping[str, str] | None = None) -> None:
-    from safetensors.torch import save
-
-    from nlrl.orchestration.atomic import write_atomic
-
-    write_atomic(
-        Path(path), save({key: tensor.contiguous() for key, tensor in tensors.items()}, dict(told or {}) or None)
-    )
