@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_Identity = tuple[int, torch.Size, tuple[int, ...]]
+
 
 class SentTensors(dict[str, Tensor]):
     """Tensors on the CPU by name. Those that come out of a message may be read only: copy what is to be changed."""
@@ -22,7 +24,7 @@ class SentTensors(dict[str, Tensor]):
     def of(cls, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> SentTensors:
         """Copies, floating-point ones in another type if one is given: rounded where they are, so that no more is
         moved than arrives. One that has several names is copied once."""
-        copies: dict[tuple[int, torch.Size], Tensor] = {}
+        copies: dict[_Identity, Tensor] = {}
         for tensor in tensors.values():
             copies.setdefault(_identity(tensor), _begun(tensor.detach(), dtype))
         if any(tensor.device.type == "cuda" for tensor in tensors.values()):
@@ -39,8 +41,8 @@ class SentTensors(dict[str, Tensor]):
         return _received, ([(name, t.dtype, tuple(t.shape), arrays[_identity(t)]) for name, t in self.items()],)
 
 
-def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
-    return tensor.data_ptr(), tensor.shape
+def _identity(tensor: Tensor) -> _Identity:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _begun(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

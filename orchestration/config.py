@@ -341,7 +341,8 @@ class RunConfig(Section):
 
 VOLATILE = (
     "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
-    "model.max_transfer_kl",    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers",
+    "model.max_transfer_kl", "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers",
+    "critic.save_every", "actor.save_every",
 )  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,7 +126,8 @@ class TrainerActor:
 
         from nlrl.backbones.scoring import score
 
-        with torch.no_grad(), torch.autocast(self._device, torch.bfloat16, enabled=self._device.startswith("cuda")):
+        kind = torch.device(self._device).type
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             found = score(self._networks[network], self._encoded(prompts), answers)
         return [[token.logprob for token in row] for row in found]
 
@@ -271,7 +272,8 @@ class TrainerActor:
     def _checkpoint(self, examples: Sequence[Any], settings: FitSettings, path: str) -> Any:
         from nlrl.backbones.optimizer_state import FitCheckpoint, key_of
 
-        return FitCheckpoint(Path(path), settings.save_every, key_of(examples, settings), write_tensors)
+        key = key_of(examples, replace(settings, save_every=0))  # how often it is saved makes no other round of it
+        return FitCheckpoint(Path(path), settings.save_every, key, write_tensors)
 
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _network(self, network: Network, like: Any = None) -> Any:
