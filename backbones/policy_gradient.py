@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nlrl.backbones.advantages import explained_variance
 from nlrl.backbones.completions import CompletionRows
+from nlrl.backbones.ranks import ALONE, Ranks
 from nlrl.backbones.training import Trainer
 from nlrl.backbones.value_head import same_shape
 from nlrl.errors import NLRLError
@@ -125,12 +126,14 @@ class PolicyLoss:
 
     NAMES = ("tokens", "kl", "clipped", "entropy", "drift", "answers", "value")
 
-    def __init__(self, settings: PolicySettings, mean_length: float):
+    def __init__(self, settings: PolicySettings, mean_length: float, ranks: Ranks = ALONE, device: Any = "cpu"):
         """
         Args:
             mean_length: tokens of an answer; what sums over tokens are divided by.
+            ranks: processes that train together; what was seen is of all of them.
+            device: of the model.
         """
-        self.settings, self.mean_length = settings, mean_length
+        self.settings, self.mean_length, self.ranks, self.device = settings, mean_length, ranks, torch.device(device)
         self._seen: list[Tensor] = []
 
     def __call__(self, model, batch: PolicyBatch, masked: bool = False, static: bool = False) -> tuple[Tensor, Tensor]:
@@ -155,13 +158,18 @@ class PolicyLoss:
     def take(self) -> dict[str, float]:
         """Means since the last call, by name: over tokens `kl`, `clipped` and `entropy`, over answers `value`; `drift`
         is the mean distance of log-probabilities from those that were sampled with, in the first pass alone."""
-        rows = torch.stack(self._seen).double().cpu()
-        self._seen.clear()
-        total = dict(zip(self.NAMES, rows.sum(0).tolist(), strict=True))
+        total, first = self._sums()
         tokens, answers = max(total["tokens"], 1.0), max(total["answers"], 1.0)
         means = {name: total[name] / tokens for name in ("kl", "clipped", "entropy")}
-        first = dict(zip(self.NAMES, rows[0].tolist(), strict=True))
         return means | {"value": total["value"] / answers, "drift": first["drift"] / max(first["tokens"], 1.0)}
+
+    def _sums(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Over everything seen, and over the first pass, of all processes; it is forgotten."""
+        mine = torch.stack(self._seen or [torch.zeros(len(self.NAMES), device=self.device)]).double()
+        self._seen.clear()
+        both = self.ranks.sum(torch.stack([mine.sum(0), mine[0]])).tolist()
+        names: tuple[str, ...] = self.NAMES
+        return dict(zip(names, both[0], strict=True)), dict(zip(names, both[1], strict=True))
 
     def _note(self, logprobs: Tensor, batch: PolicyBatch, entropy: Tensor, value_loss: Tensor) -> None:
         log_ratio = logprobs - batch.logprobs
@@ -223,7 +231,8 @@ def fit_policy(
     if settings.kl and not all(example.reference for example in examples):
         raise NLRLError("fit_policy: settings.kl is set, but an example has no reference log-probabilities")
     length = sum(example.weight * len(example.completion) for example in examples) / weight
-    loss = PolicyLoss(settings, max(length, 1.0))
+    device = next(model.parameters()).device
+    loss = PolicyLoss(settings, max(length, 1.0), trainer.get("ranks", ALONE), device)
     fitting = Trainer(model, loss=loss, collate=PolicyBatch.of, **trainer)
     seen, steps, done, drift = {}, 0, 0, 0.0
     while done < epochs and (not seen or seen["kl"] <= settings.max_kl):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.backbones.completions import CompletionRows
+from nlrl.backbones.ranks import ALONE, Ranks
 from nlrl.backbones.scoring import score
 from nlrl.backbones.training import Trainer, TrainMetrics
 from nlrl.errors import NLRLError
@@ -68,13 +69,15 @@ def preference_loss(chosen: Tensor, rejected: Tensor, reference: Tensor, beta: f
 class PreferenceLoss:
     """`preference_loss` plus `likelihood` times the chosen answer's cross-entropy per token, for `TrainStep`."""
 
-    def __init__(self, beta: float, likelihood: float = 0.0):
+    def __init__(self, beta: float, likelihood: float = 0.0, ranks: Ranks = ALONE, device: Any = "cpu"):
         """
         Args:
             beta: larger keeps the model nearer to the reference.
             likelihood: 0 is plain DPO, which may make both answers rarer as long as the rejected one suffers more.
+            ranks: processes that train together; what was seen is of all of them.
+            device: of the model.
         """
-        self.beta, self.likelihood = beta, likelihood
+        self.beta, self.likelihood, self.ranks, self.device = beta, likelihood, ranks, torch.device(device)
         self._seen: list[Tensor] = []
 
     def __call__(
@@ -96,7 +99,7 @@ class PreferenceLoss:
 
     def take(self, pairs: int) -> tuple[float, float]:
         """Mean margin and share of pairs in the right order over the last `pairs` pairs seen."""
-        total = torch.stack(self._seen).sum(0).tolist()
+        total = self.ranks.sum(torch.stack(self._seen or [torch.zeros(2, device=self.device)]).sum(0)).tolist()
         self._seen.clear()
         return total[0] / pairs, total[1] / pairs
 
@@ -131,7 +134,7 @@ def fit_preferences(
     """
     if any(not (example.chosen and example.rejected) for example in examples):
         raise NLRLError("fit_preferences: an answer is empty; it needs its end token at least")
-    loss = PreferenceLoss(beta, likelihood)
+    loss = PreferenceLoss(beta, likelihood, trainer.get("ranks", ALONE), next(model.parameters()).device)
     fitting = Trainer(model, loss=loss, collate=PreferenceBatch.of, **trainer)
     referred, done = _with_reference(model, examples), None
     read = seconds = steps = 0

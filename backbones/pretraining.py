@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from nlrl.backbones.bimamba.distillation import check_teacher, distilled_from
 from nlrl.backbones.packing import TokenBatch, TokenExample, pack
+from nlrl.backbones.ranks import ALONE, Ranks
 from nlrl.backbones.train_step import TrainStep, make_optimizer, set_learning_rate, target_loss
 from nlrl.errors import NLRLError
 
@@ -83,14 +84,16 @@ class Block(NamedTuple):
 
 
 class BlockStream(IterableDataset):
-    """Packs the examples of one worker into blocks; what does not fit waits for the next block."""
+    """Packs the examples of one worker into blocks; what does not fit waits for the next block. Of several processes,
+    each has workers of its own."""
 
-    def __init__(self, stream_factory: StreamFactory, settings: PretrainSettings, small: bool):
-        self.stream_factory, self.settings, self.small = stream_factory, settings, small
+    def __init__(self, stream_factory: StreamFactory, settings: PretrainSettings, small: bool, ranks: Ranks = ALONE):
+        self.stream_factory, self.settings, self.small, self.ranks = stream_factory, settings, small, ranks
 
     def __iter__(self) -> Iterator[Block]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number, workers = self.ranks.rank * workers + number, self.ranks.size * workers
         examples = self.stream_factory(number, workers, self.settings.seed)
         wanted = 1.02 * self.settings.rows * self.settings.row_length  # a little choice makes the rows full
         pool: list[TokenExample] = []
@@ -146,6 +149,7 @@ def pretrain(
     settings: PretrainSettings,
     on_log: Callable[[dict[str, Any]], None] = print,
     teacher=None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Trains `model` in place, on its device: float32 weights, bfloat16 arithmetic on CUDA.
 
@@ -154,12 +158,15 @@ def pretrain(
         tokenizer: the one the stream's tokens come from; its size is checked against the model's.
         on_log: gets the metrics every `log_every` steps and at the end.
         teacher: a `Backbone` on the same device whose distributions are learned in place of the completions' tokens.
+        ranks: processes that train this model together; each packs its share of a step's rows.
     Returns: metrics: steps, examples, tokens (without padding), seconds, waiting (seconds spent waiting for data),
         loss (nats a target, mean since the log before), learning_rate, tokens_per_second, padded_tokens.
     Raises:
         NLRLError: the tokenizer is larger than the model's vocabulary, the teacher's vocabulary is another, an example
-            is longer than a row, or the loss is not a number.
+            is longer than a row, the loss is not a number, or the rows of a step cannot be dealt out evenly.
     """
+    if settings.rows % ranks.size:
+        raise NLRLError(f"rows is {settings.rows}, which {ranks.size} processes cannot share evenly")
     if len(tokenizer) > model.config.vocab_size:
         raise NLRLError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's config a vocab_size of {model.config.vocab_size}"
@@ -169,22 +176,24 @@ def pretrain(
     began = time.monotonic()
     on_cuda = model.device.type == "cuda"
     small = len(tokenizer) < 1 << 15 and settings.row_length < 1 << 15
-    blocks = _blocks(BlockStream(stream_factory, settings, small), settings.workers, on_cuda)
+    own = replace(settings, rows=settings.rows // ranks.size)
+    blocks = _blocks(BlockStream(stream_factory, own, small, ranks), settings.workers, on_cuda)
     optimizer = make_optimizer(model, settings.peak_lr, settings.betas, settings.weight_decay, model.device)
     loss = target_loss if teacher is None else distilled_from(teacher)
-    step = TrainStep(model, optimizer, settings.clip, bf16=on_cuda, compile=settings.compile and on_cuda, loss=loss)
+    compiled = settings.compile and on_cuda
+    step = TrainStep(model, optimizer, settings.clip, bf16=on_cuda, compile=compiled, loss=loss, ranks=ranks)
     model.train()
     tally = _Tally()
-    for block in _timed(blocks, tally):
-        tally.seconds = time.monotonic() - began
+    for block, examples, tokens, seconds in _together(_timed(blocks, tally), began, ranks, model.device):
+        tally.seconds = seconds
         if settings.progress(tally.steps, tally.seconds) >= 1:
             break
         tally.learning_rate = settings.learning_rate(tally.steps, tally.seconds)
         set_learning_rate(optimizer, tally.learning_rate)
         step(_passes(block.batch, on_cuda), masked=True)
         tally.steps += 1
-        tally.examples += block.examples
-        tally.tokens += block.tokens
+        tally.examples += examples
+        tally.tokens += tokens
         if on_cuda and tally.steps % _STEPS_AHEAD == 0:
             torch.cuda.synchronize()  # or the clock would run ahead of the work
         if tally.unlogged == settings.log_every:
@@ -192,6 +201,7 @@ def pretrain(
             on_log(tally.log(step.loss_sum))
     if tally.unlogged:
         on_log(tally.log(step.loss_sum))
+    ranks.check_equal(model)
     model.eval()
     return {**tally.metrics(), "padded_tokens": tally.steps * settings.rows * settings.row_length}
 
@@ -212,6 +222,23 @@ def _timed(blocks: Iterator[Block], tally: _Tally) -> Iterator[Block]:
         if block is None:
             return
         yield block
+
+
+def _together(
+    blocks: Iterator[Block], began: float, ranks: Ranks, device: torch.device
+) -> Iterator[tuple[Block, int, int, float]]:
+    """This process's blocks with what all processes agree on: examples and tokens of the step in all of them, and
+    seconds, which are the first one's. Ends for all where it ends for one."""
+    while True:
+        block = next(blocks, None)
+        seconds = time.monotonic() - began
+        mine = [0.0, 0.0, 0.0] if block is None else [1.0, float(block.examples), float(block.tokens)]
+        if ranks.size > 1:
+            told = torch.tensor([*mine, 0.0 if ranks.rank else seconds], dtype=torch.float64, device=device)
+            *mine, seconds = ranks.sum(told).tolist()
+        if block is None or mine[0] < ranks.size:
+            return
+        yield block, int(mine[1]), int(mine[2]), seconds
 
 
 def _passes(batch: TokenBatch, on_cuda: bool) -> list[TokenBatch]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from nlrl import kernels
 from nlrl.backbones.ngpt.optimizer import NormalisedAdam
 from nlrl.backbones.packing import TokenBatch, block_mask
+from nlrl.backbones.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 LARGE_VOCABULARY = 8192
@@ -130,11 +131,12 @@ class TrainStep:
         compile: bool = False,
         graphs: bool = True,
         loss: Loss = target_loss,
+        ranks: Ranks = ALONE,
     ):
-        self.model, self.optimizer, self.clip, self.loss = model, optimizer, clip, loss
+        self.model, self.optimizer, self.clip, self.loss, self.ranks = model, optimizer, clip, loss, ranks
         self.device = next(model.parameters()).device
         self.bf16 = bf16
-        self.graphs = graphs and self.device.type == "cuda"
+        self.graphs = graphs and self.device.type == "cuda" and ranks.size == 1
         self.loss_sum = torch.zeros((), device=self.device)
         self.compiled = torch.compile(loss, dynamic=False) if compile else None
         self._stream = torch.cuda.Stream(self.device) if self.graphs else None
@@ -145,7 +147,8 @@ class TrainStep:
         """One optimizer step.
 
         Args:
-            passes: the step's batch, in parts whose gradients are added up; on any device.
+            passes: the step's batch, in parts whose gradients are added up; on any device. Of several processes, this
+                one's share, which may be empty.
             masked: as in `target_loss`.
         """
         if not (self.graphs and masked and len(passes) == 1):
@@ -164,7 +167,8 @@ class TrainStep:
         self._captured.clear()
 
     def _step(self, passes: list[TokenBatch], masked: bool, static: bool) -> None:
-        loss = self._gradients(passes, masked, static)
+        loss = self.ranks.sum(self._gradients(passes, masked, static))
+        self.ranks.sum_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         if not getattr(self.optimizer, "normalises", False):
@@ -185,8 +189,8 @@ class TrainStep:
 
     def _backward(self, loss_function, passes: list[TokenBatch], masked: bool, static: bool) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        weight = torch.stack([batch.weights.float().sum() for batch in passes]).sum().clamp_min(1e-8)
-
+        weights = [batch.weights.float().sum() for batch in passes] or [torch.zeros((), device=self.device)]
+        weight = self.ranks.sum(torch.stack(weights).sum()).clamp_min(1e-8)
         losses = []
         for batch in passes:
             with self._autocast():
@@ -194,7 +198,7 @@ class TrainStep:
             loss = total / weight
             loss.backward()
             losses.append(loss.detach())
-        return torch.stack(losses).sum()
+        return torch.stack(losses or [torch.zeros((), device=self.device)]).sum()
 
     def _autocast(self):
         # No cache of cast weights: a graph would keep one that belongs to another step.

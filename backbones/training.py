@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 
+from nlrl.backbones.optimizer_state import FitCheckpoint, KeptMoments
 from nlrl.backbones.packing import TokenBatch, pack, pad_rows, rows_needed, shuffled_batches
 from nlrl.backbones.padding import passes
+from nlrl.backbones.ranks import ALONE, Ranks
 from nlrl.backbones.train_step import Loss, TrainStep, make_optimizer, set_learning_rate, target_loss
 from nlrl.errors import NLRLError
 
@@ -49,6 +51,8 @@ class Trainer:
         graphs: bool = True,
         loss: Loss = target_loss,
         collate: Callable[[list[Any]], Any] | None = None,
+        ranks: Ranks = ALONE,
+        kept: KeptMoments | None = None,
     ):
         """
         Args:
@@ -71,7 +75,10 @@ class Trainer:
         bf16 = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
         self._packs = self.device.type == "cuda" and collate is None
         self._collate = collate or (lambda examples: TokenBatch.of(pad_rows(examples)))
-        self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs and collate is None, loss)
+        self._ranks = ranks
+        self._step = TrainStep(model, self.optimizer, clip, bf16, compile, graphs and collate is None, loss, ranks)
+        if kept is not None:
+            kept.attach(self)
 
     def fit(
         self,
@@ -81,6 +88,7 @@ class Trainer:
         seed: int = 0,
         learning_rate: float | None = None,
         progress: Callable[[int, int], None] | None = None,
+        checkpoint: FitCheckpoint | None = None,
     ) -> TrainMetrics:
         """Trains on every example once an epoch, in an order drawn from `seed`.
 
@@ -89,8 +97,10 @@ class Trainer:
             batch_size: examples a step at most; an epoch's steps are of equal size, give or take one.
             learning_rate: for this call; by default the trainer's.
             progress: called after each step with (steps done, steps in all).
+            checkpoint: where the round is saved from time to time, and goes on from if it was.
         Raises:
-            NLRLError: there are no examples, or the loss stopped being a number.
+            NLRLError: there are no examples, the loss stopped being a number, or processes that trained together ended
+                apart.
         """
         if not examples or epochs < 1 or batch_size < 1:
             given = f"{len(examples)} examples, epochs {epochs}, batch_size {batch_size}"
@@ -103,18 +113,31 @@ class Trainer:
             chunk for epoch in range(epochs) for chunk in shuffled_batches(examples, batch_size, f"{seed}/{epoch}")
         ]
         per_epoch = len(batches) // epochs
-        for done, step in enumerate(self._prepared(batches), 1):
+        begun = 0 if checkpoint is None else checkpoint.resume(self)
+        for done, step in enumerate(self._prepared(batches, begun), begun + 1):
             if done == len(batches) - per_epoch + 1:
                 self._step.loss_sum.zero_()
             self._step(step, masked=self._packs)
             if progress is not None:
                 progress(done, len(batches))
+            if checkpoint is not None and done < len(batches):
+                checkpoint.note(self, done)
         self.model.train(was_training)
         loss = float(self._step.loss_sum) / per_epoch
         if not math.isfinite(loss):
             raise NLRLError("training diverged: the loss is not a number. Lower the learning rate")
+        self._ranks.check_equal(self.model)
         tokens = epochs * sum(map(len, examples))
         return TrainMetrics(loss, tokens, len(batches), epochs * len(examples), time.monotonic() - began)
+
+    @property
+    def ranks(self) -> Ranks:
+        return self._ranks
+
+    @property
+    def loss_sum(self) -> torch.Tensor:
+        """Of the steps since the last epoch began, `()`."""
+        return self._step.loss_sum
 
     def state_dict(self) -> dict:
         """The optimizer's state (the model's weights are the model's to save)."""
@@ -138,19 +161,26 @@ class Trainer:
             group["lr"] = rate
         self._step.forget_graphs()
 
-    def _prepared(self, batches: list[list[Any]]):
-        """Each step's batch for `TrainStep`: padded passes, or on CUDA one packed block of equal shape."""
+    def _prepared(self, batches: list[list[Any]], begun: int = 0):
+        """Each step's batch for `TrainStep`, of several processes this one's share: padded passes, or on CUDA one
+        packed block of equal shape.
+
+        Args:
+            begun: steps that are done already.
+        """
         if not self._packs:
-            for batch in batches:
-                batch = sorted(batch, key=len)
+            for batch in batches[begun:]:
+                batch = sorted(self._ranks.share(batch), key=len)
                 most = _PASS_TOKENS.get(self.device.type, _PASS_TOKENS["cuda"])
                 cuts = passes([len(example) for example in batch], most)
                 yield [self._collate(batch[cut]) for cut in cuts]
             return
-        row_length = max(256, _round_up(max(len(example) for batch in batches for example in batch), 64))
+        batches = [self._ranks.share(batch) for batch in batches]
+        longest = max((len(example) for batch in batches for example in batch), default=1)
+        row_length = max(256, _round_up(longest, 64))
         rows = _round_up(max(rows_needed(batch, row_length) for batch in batches), 16)
-        for batch in batches:  # packed one by one, while the device works on the one before
-            yield [TokenBatch.of(pack(batch, row_length, rows)).pinned()]
+        for batch in batches[begun:]:  # packed one by one, while the device works on the one before
+            yield [TokenBatch.of(pack(batch, row_length, rows)).pinned()] if batch else []
 
 
 def _round_up(value: int, step: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nlrl.backbones.completions import CompletionRows
+from nlrl.backbones.optimizer_state import FitCheckpoint
 from nlrl.backbones.padding import passes
 from nlrl.backbones.scoring import PASS_TOKENS
 from nlrl.backbones.training import Trainer, TrainMetrics
@@ -120,17 +121,24 @@ def same_shape(values: Tensor, targets: Tensor) -> Tensor:
 
 
 def fit_values(
-    model: WithValueHead, examples: Sequence[ValueExample], epochs: int, batch_size: int, seed: int, **settings: Any
+    model: WithValueHead,
+    examples: Sequence[ValueExample],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    checkpoint: FitCheckpoint | None = None,
+    **settings: Any,
 ) -> TrainMetrics:
     """Regresses the head, and the model under it, on observed returns; the loss is half the mean squared error.
 
     Args:
+        checkpoint: as of `Trainer.fit`.
         settings: of `Trainer` (`learning_rate`, `weight_decay`, ...).
     Raises:
         NLRLError: there are no examples, or the loss stopped being a number.
     """
     trainer = Trainer(model, loss=regression_loss, collate=ValueBatch.of, **settings)
-    return trainer.fit(examples, epochs, batch_size, seed)
+    return trainer.fit(examples, epochs, batch_size, seed, checkpoint=checkpoint)
 
 
 @torch.no_grad()

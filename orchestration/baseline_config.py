@@ -26,6 +26,8 @@ class _PolicyGradientConfig(Section):
     """Answers a step. Equal answers to one prompt are one, as heavy as they are many."""
     epochs: int = Field(default=4, gt=0)
     """Passes over an iteration's answers."""
+    keep_optimizer: bool = False
+    """As in [actor]."""
     clip: float = Field(default=0.2, gt=0)
     """A token's probability ratio earns no more beyond 1 +/- clip."""
     entropy: float = Field(default=0.0, ge=0)
@@ -68,6 +70,8 @@ class DPOConfig(Section):
     """Pairs a step."""
     epochs: int = Field(default=4, gt=0)
     """Passes over an iteration's pairs."""
+    keep_optimizer: bool = False
+    """As in [actor]."""
     beta: float = Field(default=0.1, gt=0)
     """Larger holds on more to the actor as it was before the iteration."""
     likelihood: float = Field(default=0.2, ge=0)

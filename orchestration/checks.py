@@ -16,6 +16,7 @@ from nlrl.orchestration.diary import probe_list
 from nlrl.orchestration.frozen import FrozenModel, unopened
 from nlrl.orchestration.methods import Method, method_of
 from nlrl.orchestration.players import NONE, SELF
+from nlrl.orchestration.training_checks import check_training
 
 
 def check(config: RunConfig) -> None:
@@ -43,6 +44,7 @@ def check(config: RunConfig) -> None:
         _check_opponents(config, game)
         _check_checkpoints(config, method)
     probe_list(config, game)
+    check_training(config)
     _check_replay(config, method)
     method.check(config, game)
 

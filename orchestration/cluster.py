@@ -57,6 +57,12 @@ class Future(Protocol):
         """
         ...
 
+    @property
+    def reference(self) -> Any:
+        """What stands for the answer among the arguments of another call, where it need not pass through here. Where
+        the call failed, so does the other one."""
+        ...
+
 
 class Handle(Protocol):
     """A worker."""
@@ -325,3 +331,7 @@ class InlineFuture:
         if self._error is not None:
             raise self._error
         return self._value
+
+    @property
+    def reference(self) -> Any:
+        return self.result()

@@ -69,6 +69,9 @@ class ModelConfig(Section):
     gpus: float | None = Field(default=None, ge=0)
     """vllm: GPUs that Ray gives each server. By default as many as options.tensor_parallel_size where there are GPUs,
     and what model.tuning.gpus_per_worker leaves of one where the model is trained, too."""
+    max_transfer_kl: float | None = Field(default=None, ge=0)
+    """Most KL from the engine to the trainer, nats a token, over a few answers after weights were sent; the run stops
+    beyond it. By default 1e-6 for native models in float32 on a CPU, 0.02 for others; 0 looks at nothing."""
     tuning: Tuning | None = None
     """vllm: train critic and actor, by LoRA adapters or as whole models; without it the model only answers."""
 
@@ -206,6 +209,12 @@ class TrainConfig(Section):
     """An example weighs visits ** visit_weight (at most 4)."""
     replay: ReplayConfig = ReplayConfig()
     """Which sets are trained on."""
+    keep_optimizer: bool = False
+    """Go on with the optimizer's moments in the next iteration instead of a fresh optimizer (native models). They are
+    committed beside the weights: two numbers for each weight."""
+    save_every: int = Field(default=0, ge=0)
+    """Steps after which a round of training is saved beside its stage, so that a run that was killed goes on from there
+    (native models); 0: it trains the round again."""
 
 
 class ImprovementConfig(Section):
@@ -268,6 +277,9 @@ class ClusterConfig(Section):
     """CPU cores for the model and the trainer, which take turns; 0 takes the machine's."""
     servers: int = Field(default=0, ge=0)
     """Model servers that share the prompts; 0 is one on a GPU and one a core on a CPU."""
+    trainers: int = Field(default=1, ge=1)
+    """Processes that train a native model together, each on a GPU of its own where there are GPUs; see
+    docs/training.md. Needs kind "ray"."""
 
 
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]
@@ -343,7 +355,8 @@ class RunConfig(Section):
 
 VOLATILE = (
     "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
-    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers", "watch",
+    "model.max_transfer_kl", "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers", "watch",
+    "critic.save_every", "actor.save_every",
 )  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 

@@ -62,6 +62,10 @@ class FitSettings:
     batch_size: int
     epochs: int
     seed: int
+    keep_optimizer: bool = field(default=False, kw_only=True)
+    """Go on from what the network's optimizer remembers, and remember it for the next round."""
+    save_every: int = field(default=0, kw_only=True)
+    """Steps after which the round is saved, if it is told where; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

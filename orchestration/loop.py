@@ -108,7 +108,7 @@ def _track(session: Session, tracker: Tracker, iteration: int, seconds: dict[str
     stats = session.student.router.take_stats()
     metrics |= {f"model/{key}": value for key, value in vars(stats).items()}
     metrics |= {f"engine/{key}": value for key, value in session.student.router.metrics().items()}
-    tracker.log(iteration, metrics | seconds)
+    tracker.log(iteration, metrics | session.transfers | seconds)
     if (diary := session.folder.path / FILE).is_file():
         tracker.text(iteration, "evaluations", diary.read_text())
     evaluation = session.folder.stage(iteration, "evaluation")

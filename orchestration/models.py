@@ -29,6 +29,11 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def inference_dtype(name: str, device: str) -> str:
+    """What `auto` means for a native model on a device."""
+    return name if name != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
+
+
 def set_threads(threads: int) -> None:
     """CPU threads of torch in this process; 0 leaves torch's choice."""
     import torch
@@ -132,7 +137,7 @@ def _open_native(config: ModelConfig, gpu_share: float, more_sets: int) -> Langu
     from nlrl.backbones.loading import load_network
 
     device = resolve_device(config.device)
-    name = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
+    name = inference_dtype(config.dtype, device)
     model, tokenizer = load_network(config.name, device=device, dtype=torch.float32)
     check_options(config, Engine)
     options: dict[str, Any] = {"weight_version": f"{config.name}@0"} | config.options

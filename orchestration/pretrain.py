@@ -166,16 +166,22 @@ def architecture(config: PretrainConfig, vocab_size: int) -> Any:
 
 
 def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
-    """Pretrains a base, saves it to `config.out` and returns its report (also written there as `report.json`)."""
+    """Pretrains a base, saves it to `config.out` and returns its report (also written there as `report.json`).
+
+    Started by `torchrun` as several processes, these train together, each on its own GPU; the first one does the rest
+    and gives the report, the others an empty one.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from nlrl.backbones.loading import store
     from nlrl.backbones.pretraining import PretrainSettings, pretrain
+    from nlrl.backbones.ranks import Ranks
 
+    ranks = Ranks.of_environment()
     device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     architecture(config, config.vocab_size)  # a mistake is found before the corpus is read for the tokenizer
-    tokenizer = make_tokenizer(config)
+    tokenizer = ranks.from_first(lambda: make_tokenizer(config))
     model_config = architecture(config, len(tokenizer))
     teacher = None if config.teacher is None else _teacher(config.teacher, tokenizer, device)
     torch.manual_seed(config.seed)
@@ -186,7 +192,11 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
         seed=config.seed, workers=config.workers,
     )  # fmt: skip
     stream = _stream(config, tokenizer)
-    metrics = pretrain(model, tokenizer, stream, settings, lambda line: log.info("%s", line), teacher)
+    tell = (lambda line: None) if ranks.rank else (lambda line: log.info("%s", line))
+    metrics = pretrain(model, tokenizer, stream, settings, tell, teacher, ranks)
+    ranks.leave()
+    if ranks.rank:
+        return {}
     store(model, tokenizer, config.out, config.stored)
     report = {"config": json.loads(config.model_dump_json()), "training": _plain(metrics), "roles": {}}
     report["parameters"] = sum(p.numel() for p in model.parameters())

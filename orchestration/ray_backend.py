@@ -201,6 +201,10 @@ class RayFuture:
             done, _ = ray.wait(waiting, num_returns=1)
         return [by_ref[ref] for ref in done]
 
+    @property
+    def reference(self) -> Any:
+        return self.ref
+
     def result(self, timeout: float | None = None) -> Any:
         try:
             return ray.get(self.ref, timeout=timeout)

@@ -117,6 +117,11 @@ class Router:
                 self._release(server, piece)
         return [answers[i] for i in range(len(requests))]
 
+    def generate_everywhere(self, weights: str, requests: Sequence[Request]) -> list[list[Completion]]:
+        """The answers of each server to all of a few requests, in order. Raises: as `generate`."""
+        futures = [self._call(server, weights, list(requests)) for server in range(len(self._servers))]
+        return [self._result(future, server, weights, list(requests)) for server, future in enumerate(futures)]
+
     def put_weights(self, name: str, version: str, state: Any) -> None:
         """Swaps a weight set in all servers.
 

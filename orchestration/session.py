@@ -6,14 +6,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlrl.agents.roles import Roles
-from nlrl.backbones.language_model import LanguageModel
+from nlrl.backbones.language_model import LanguageModel, Message
 from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
@@ -35,7 +35,9 @@ from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.timings import Timings
-from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
+from nlrl.orchestration.trainer import WEIGHTS_FILE, Network
+from nlrl.orchestration.trainer_group import gpu_shares, start_trainer
+from nlrl.orchestration.transfer import check_transfer
 from nlrl.orchestration.watch import Watch
 from nlrl.orchestration.weight_sets import BASE
 
@@ -70,6 +72,8 @@ class Session(Speakers):
     timings: Timings = field(default_factory=Timings)
     doing: Doing | None = None
     """The stage that is being run."""
+    transfers: dict[str, float] = field(default_factory=dict)
+    """What the newest transfers of weights showed, for trackers; see `transfer`."""
     iteration: int = 0
     """That stages are run for; it decides whom `checkpoint(last)` means."""
 
@@ -151,16 +155,32 @@ class Session(Speakers):
         found = [None if name == SELF else self.opponent(name) for name in self.opponents]
         return found if all(opponent is None or opponent.exact for opponent in found) else None
 
-    def install(self, network: Network, iteration: int) -> None:
-        """Makes a network that the trainer holds the one that answers, as version `actor@3`."""
+    def install(self, network: Network, iteration: int, prompts: Sequence[tuple[Message, ...]] = ()) -> None:
+        """Makes a network that the trainer holds the one that answers, as version `actor@3`.
+
+        Args:
+            prompts: what it was trained on, of which a few are asked to see that it answers as it was trained.
+
+        Raises:
+            NLRLError: it does not.
+        """
         assert self.trainer is not None
         version = f"{network}@{iteration}"
-        self.put_weights(network, version, self.trainer.call("weights", network).result())
+        sent = self.trainer.call("weights", network)
+        try:
+            self._spread(network, version, sent.reference)
+        except Exception:
+            sent.result()  # raises what the trainer raised, where that is why
+            raise
         self.versions[network] = version
+        check_transfer(self, network, version, prompts)
 
     def put_weights(self, name: str, version: str, state: Any) -> None:
         """Makes weights answer under a name."""
-        weights = self.cluster.put(state)
+        self._spread(name, version, self.cluster.put(state))
+
+    def _spread(self, name: str, version: str, weights: Any) -> None:
+        """Args: weights: the state, or a reference to it."""
         self.student.router.put_weights(name, version, weights)
         self.cluster.gather([worker.call("note_weights", name, version, (weights,)) for worker in self.workers])
 
@@ -215,7 +235,8 @@ def _start(
     named = (*config.rollout.opponents, *config.evaluation.opponents) if game.num_players > 1 else ()
     named += config.league.members if config.league.every else ()
     agents = sources(name for name in named if name != SELF)
-    share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
+    # Server, trainer and frozen agents take turns on a GPU.
+    share, training = gpu_shares(config.cluster.trainers, len(agents)) if on_gpu else (0, 0)
     count = servers_of(config, on_gpu)
     gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
     more = max(most_held(config.rollout.opponents), 2 if config.league.every else 0)
@@ -230,9 +251,7 @@ def _start(
     if config.model.kind == "scripted":
         trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
     elif config.model.kind == "native":
-        model = config.model
-        options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
-        trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
+        trainer = start_trainer(cluster, config, cores, training)
     elif config.model.tuning is not None:
         from nlrl.orchestration.tuning import TuningActor, scratch_folder  # PyTorch: see `text_worker`
 

@@ -1,15 +1,18 @@
 """The training actor: two networks grown from one base, each continued by fine-tuning.
 
-Every `fit` starts a fresh optimizer, so a network is its weights and nothing else: what a killed run has to read back
-is one file, and another for its value head, if it has one.
+1. A `fit` starts a fresh optimizer, unless it is to keep the network's own. What a killed run has to read back is one
+   file of weights, another for a value head, if there is one, and another for an optimizer that is kept.
+2. Batches are drawn from a seed in the settings, and nothing else is random: there is no generator's state to save.
+3. Several actors may train as one (`trainer_group`): each holds everything here, and they stay equal.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlrl.backbones.language_model import Message, Request
 from nlrl.errors import NLRLError
@@ -23,42 +26,110 @@ from nlrl.orchestration.fits import (
     TextExample,
     ValueFit,
 )
+from nlrl.orchestration.trainer_files import read_tensors, read_weights, write_tensors
+
+if TYPE_CHECKING:
+    from nlrl.backbones.sent_tensors import SentTensors
 
 Network = Literal["critic", "actor", "target"]
 """`target` is a running mean of another; it is not trained."""
 WEIGHTS_FILE = "weights.safetensors"
 HEAD_FILE = "value_head.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+PROGRESS_FILE = "progress.safetensors"
+"""A round in the middle, while it is trained."""
 
 
 class TrainerActor:
-    """Holds the networks; made inside its actor."""
+    """Holds the networks; made inside its actor.
 
-    def __init__(self, base: str, device: str, threads: int = 0):
+    Args:
+        threads: CPU threads of torch; 0 leaves torch's choice.
+        sent: type that weights are sent to engines in; auto is bfloat16 from a GPU, and else float32.
+        rank: of `size` actors that train as one; they must `join` before anything is trained.
+    """
+
+    def __init__(self, base: str, device: str, threads: int = 0, sent: str = "auto", rank: int = 0, size: int = 1):
+
         import copy
 
         import torch
 
         from nlrl.backbones.loading import load_trainable
         from nlrl.backbones.prompts import PromptEncoder
-        from nlrl.orchestration.models import resolve_device, set_threads
+        from nlrl.backbones.ranks import ALONE
+        from nlrl.orchestration.models import inference_dtype, resolve_device, set_threads
 
         set_threads(threads)
+        self._rank, self._size, self._ranks = rank, size, ALONE
+        self._meeting: Any = None
+        self._moments: dict[str, Any] = {}
         self._base = base
         self._device = resolve_device(device)
+        self._sent = getattr(torch, inference_dtype(sent, self._device))
         model, self._tokenizer = load_trainable(base, device=self._device, dtype=torch.float32)
         self._networks = {"critic": model, "actor": copy.deepcopy(model)}
         self._heads: dict[str, Any] = {}
         self._untrained: Any = None
         self._prompts = PromptEncoder(self._tokenizer)
 
-    def fit(self, network: Network, examples: Sequence[Any], settings: FitSettings) -> dict[str, Any]:
+    def address(self) -> str:
+        """Of this machine, for the others."""
+        import ray
+
+        return ray.util.get_node_ip_address() if ray.is_initialized() else "127.0.0.1"
+
+    def process(self) -> int:
+        """Its id."""
+        return os.getpid()
+
+    def host(self, address: str) -> int:
+        """Opens the place where the actors that train as one meet, on this machine; returns its port."""
+        from nlrl.backbones.ranks import meeting_point
+
+        self._meeting = meeting_point(address, self._size)
+        return self._meeting.port
+
+    def join(self, address: str, port: int) -> None:
+        """Meets the others there; returns when all have come."""
+        from nlrl.backbones.ranks import Ranks
+
+        self._ranks = Ranks.join(self._rank, self._size, address, port, self._device)
+
+    def fit(
+        self, network: Network, examples: Sequence[Any], settings: FitSettings, progress: str = ""
+    ) -> dict[str, Any]:
         """Trains one network and returns its metrics (loss, tokens, steps, examples, seconds, and more by kind).
 
         Args:
             examples: of the kind that the type of the settings asks for; see `fits`.
+            progress: file that the round is saved to every `settings.save_every` steps, and goes on from if it is there
+                (texts and returns only).
         """
+        from nlrl.backbones.optimizer_state import KeptMoments
+
         kinds = {PolicyFit: self._fit_policy, PreferenceFit: self._fit_preferences, ValueFit: self._fit_values}
-        return asdict(kinds.get(type(settings), self._fit_texts)(network, examples, settings))
+        kept = KeptMoments(self._moments.get(network)) if settings.keep_optimizer else None
+        options = {"ranks": self._ranks, "kept": kept}
+        if settings.save_every and progress:
+            options["checkpoint"] = self._checkpoint(examples, settings, progress)
+        metrics = kinds.get(type(settings), self._fit_texts)(network, examples, settings, **options)
+        if kept is not None:
+            self._moments[network] = kept.take()
+        return asdict(metrics)
+
+    def score(
+        self, network: Network, prompts: Sequence[tuple[Message, ...]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Natural log-probability of every token of each answer, in the precision of training."""
+        import torch
+
+        from nlrl.backbones.scoring import score
+
+        kind = torch.device(self._device).type
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            found = score(self._networks[network], self._encoded(prompts), answers)
+        return [[token.logprob for token in row] for row in found]
 
     def values(self, network: Network, prompts: Sequence[tuple[Message, ...]]) -> tuple[list[float], int]:
         """What a network's value head says of each prompt, and how many tokens were read."""
@@ -67,23 +138,36 @@ class TrainerActor:
         rows = self._encoded(prompts)
         return predict(self._with_head(network), rows), sum(map(len, rows))
 
-    def weights(self, network: Network) -> dict[str, Any]:
-        """A network's weights, on the CPU."""
-        return {key: tensor.detach().cpu().clone() for key, tensor in self._networks[network].state_dict().items()}
+    def weights(self, network: Network) -> SentTensors:
+        """A network's weights, on the CPU, in the type that engines answer in."""
+        from nlrl.backbones.sent_tensors import SentTensors
+
+        return SentTensors.of(self._networks[network].state_dict(), self._sent)
 
     def save(self, network: Network, path: str) -> None:
         """Writes a network's weights to one file, atomically."""
-        _write(path, self.weights(network))
+        state = self._networks[network].state_dict()
+        write_tensors(path, {key: tensor.detach().cpu().clone() for key, tensor in state.items()})
+
+    def save_optimizer(self, network: Network, path: str) -> None:
+        """Writes what its optimizer remembers to one file, atomically."""
+        write_tensors(path, self._moments[network])
+
+    def load_optimizer(self, network: Network, path: str) -> None:
+        """Reads what `save_optimizer` wrote.
+
+        Raises:
+            NLRLError: the file is missing or torn.
+        """
+        self._moments[network] = read_tensors(path)
 
     def save_head(self, network: Network, path: str) -> None:
         """The same for its value head."""
-        _write(path, {key: tensor.cpu() for key, tensor in self._with_head(network).head.state_dict().items()})
+        write_tensors(path, self._with_head(network).head.state_dict())
 
     def load_head(self, network: Network, path: str) -> None:
-        """Reads what `save_head` wrote."""
-        from safetensors.torch import load_file
-
-        self._with_head(network).head.load_state_dict(load_file(path))
+        """Reads what `save_head` wrote. Raises: as `load`."""
+        read_weights(path, self._with_head(network).head, self._base)
 
     def average(self, network: Network, into: Network, share: float) -> None:
         """Moves the weights of `into` towards a network's: share x its own + (1 - share) x what they were. Where there
@@ -103,17 +187,7 @@ class TrainerActor:
         Raises:
             NLRLError: the file is missing or torn, or holds the weights of another model.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            self._network(network).load_state_dict(load_file(path))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            first = str(error).split("\n\t")[:2][-1].rstrip(".")
-            raise NLRLError(
-                f"{path} does not hold weights of '{self._base}': {first}. Give the run the model it began with "
-                "(model.name), or delete the folder of this stage and rerun: it is trained again"
-            ) from None
+        read_weights(path, self._network(network), self._base)
 
     def export(self, network: Network, folder: str) -> None:
         """Saves a network as a model folder that `nlrl.backbones.load` reads.
@@ -132,20 +206,29 @@ class TrainerActor:
             raise NLRLError(f"{folder}: cannot be written: {error}. Make room and rerun the same command") from None
 
     # -- one method a kind of training ---------------------------------------------------------------------------------
-    def _fit_texts(self, network: Network, examples: Sequence[TextExample], settings: FitSettings) -> Any:
+    def _fit_texts(
+        self,
+        network: Network,
+        examples: Sequence[TextExample],
+        settings: FitSettings,
+        checkpoint: Any = None,
+        **options: Any,
+    ) -> Any:
         from nlrl.backbones.packing import TokenExample
         from nlrl.backbones.training import Trainer
 
-        trainer = Trainer(self._networks[network], learning_rate=settings.learning_rate, device=self._device)
+        trainer = Trainer(self._networks[network], settings.learning_rate, device=self._device, **options)
         prompts = self._encoded([example.messages for example in examples])
         answers = self._ended([example.completion for example in examples])
         tokens = [
             TokenExample(prompt, answer, example.weight)
             for prompt, answer, example in zip(prompts, answers, examples, strict=True)
         ]
-        return trainer.fit(tokens, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
+        return trainer.fit(tokens, settings.epochs, settings.batch_size, settings.seed, checkpoint=checkpoint)
 
-    def _fit_policy(self, network: Network, examples: Sequence[AnswerExample], settings: PolicyFit) -> Any:
+    def _fit_policy(
+        self, network: Network, examples: Sequence[AnswerExample], settings: PolicyFit, **options: Any
+    ) -> Any:
         from nlrl.backbones.policy_gradient import PolicyExample, PolicySettings, fit_policy
 
         prompts = self._encoded([example.messages for example in examples])
@@ -155,9 +238,11 @@ class TrainerActor:
             for prompt, e, reference in zip(prompts, examples, references, strict=True)
         ]
         model = self._with_head(network) if settings.head else self._networks[network]
-        return fit_policy(model, found, PolicySettings(**settings.loss), **self._options(settings))
+        return fit_policy(model, found, PolicySettings(**settings.loss), **self._options(settings), **options)
 
-    def _fit_preferences(self, network: Network, examples: Sequence[PairExample], settings: PreferenceFit) -> Any:
+    def _fit_preferences(
+        self, network: Network, examples: Sequence[PairExample], settings: PreferenceFit, **options: Any
+    ) -> Any:
         from nlrl.backbones.preference import PreferenceExample, fit_preferences
 
         prompts = self._encoded([example.messages for example in examples])
@@ -169,18 +254,26 @@ class TrainerActor:
             for prompt, better, worse, example in zip(prompts, chosen, rejected, examples, strict=True)
         ]
         loss = {"beta": settings.beta, "likelihood": settings.likelihood}
-        return fit_preferences(self._networks[network], found, **loss, **self._options(settings))
+        return fit_preferences(self._networks[network], found, **loss, **self._options(settings), **options)
 
-    def _fit_values(self, network: Network, examples: Sequence[ReturnExample], settings: ValueFit) -> Any:
+    def _fit_values(
+        self, network: Network, examples: Sequence[ReturnExample], settings: ValueFit, **options: Any
+    ) -> Any:
         from nlrl.backbones.value_head import ValueExample, fit_values
 
         prompts = self._encoded([example.messages for example in examples])
         found = [ValueExample(prompt, e.target, e.weight) for prompt, e in zip(prompts, examples, strict=True)]
-        return fit_values(self._with_head(network), found, **self._options(settings))
+        return fit_values(self._with_head(network), found, **self._options(settings), **options)
 
     def _options(self, settings: FitSettings) -> dict[str, Any]:
         options = {field: getattr(settings, field) for field in ("learning_rate", "batch_size", "epochs", "seed")}
         return options | {"weight_decay": 0.0}
+
+    def _checkpoint(self, examples: Sequence[Any], settings: FitSettings, path: str) -> Any:
+        from nlrl.backbones.optimizer_state import FitCheckpoint, key_of
+
+        key = key_of(examples, replace(settings, save_every=0))  # how often it is saved makes no other round of it
+        return FitCheckpoint(Path(path), settings.save_every, key, write_tensors)
 
     # -- pieces --------------------------------------------------------------------------------------------------------
     def _network(self, network: Network, like: Any = None) -> Any:
@@ -227,11 +320,3 @@ class TrainerActor:
         with torch.no_grad():
             scores = score(self._untrained, prompts, [example.tokens for example in examples])
         return [tuple(token.logprob for token in row) for row in scores]
-
-
-def _write(path: str, tensors: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
-    from nlrl.orchestration.atomic import write_atomic
-
-    write_atomic(Path(path), save({key: tensor.contiguous() for key, tensor in tensors.items()}))

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlrl.backbones.language_model import Request
+from nlrl.backbones.language_model import Message, Request
 from nlrl.backbones.packing import TokenExample
+from nlrl.backbones.sent_tensors import SentTensors
 from nlrl.backbones.tuning.settings import Round, Tuning, require
 from nlrl.backbones.tuning.weights import TunedWeights, base_dtype, export
 from nlrl.errors import NLRLError
@@ -96,7 +97,26 @@ class TuningActor:
 
     def weights(self, network: Network) -> TunedWeights:
         """A network's weights, on the CPU, as vLLM is given them: a whole model in the type of its base."""
-        return self._tuned(network).rounded(base_dtype(self._base))
+        tuned = self._tuned(network).rounded(base_dtype(self._base))
+        return TunedWeights(SentTensors(tuned.tensors), tuned.adapter)
+
+    def score(
+        self, network: Network, prompts: Sequence[tuple[Message, ...]], answers: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Natural log-probability of every token of each answer. The model is loaded for it, on Ray in a process with a
+        worker's share of a GPU, and given up again.
+
+        Raises:
+            NLRLError: it cannot be loaded.
+        """
+        read = self._prompts.encode([Request(messages=messages) for messages in prompts])
+        folder = str(self._folders[network])
+        given = (str(self._base), folder, [tuple(row) for row in read], [tuple(row) for row in answers], self._threads)
+        if self._kind == "ray":
+            return _score_in_ray(self._tuning, given)
+        from nlrl.backbones.tuning.scoring import score_folder
+
+        return score_folder(*given)
 
     def average(self, network: Network, into: Network, share: float) -> None:
         """Moves the weights of `into` towards a network's, those of adapters matrix by matrix: share x its own +
@@ -207,6 +227,28 @@ def run_in_ray(round_: Round, examples: list[TokenExample], storage: Path) -> di
             f"the training workers left no {path} on this machine: set model.tuning.storage to a folder that all see"
         )
     return json.loads(path.read_text())
+
+
+def _score_in_ray(settings: Tuning, given: tuple[Any, ...]) -> list[list[float]]:
+    import ray
+    from ray.exceptions import RayError
+
+    task: Any = ray.remote(_score)
+    share = settings.gpu_share if _has_gpus() else 0
+    try:
+        return ray.get(task.options(num_cpus=0, num_gpus=share, max_retries=0).remote(*given))
+    except RayError as error:
+        first = str(error).strip().splitlines()[-1]
+        raise NLRLError(
+            f"the fine-tuned model could not be read to check its transfer: {first}. If it does not fit on one GPU "
+            "beside the engine, set model.max_transfer_kl to 0"
+        ) from error
+
+
+def _score(*given: Any) -> list[list[float]]:
+    from nlrl.backbones.tuning.scoring import score_folder
+
+    return score_folder(*given)
 
 
 def _work(config: dict[str, Any]) -> None:

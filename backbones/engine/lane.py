@@ -94,8 +94,9 @@ class Lane:
         if weights is not None:
             own = self.runner.model.state_dict(keep_vars=True)
             with torch.no_grad():
-                for key, tensor in weights.items():
-                    own[key].copy_(tensor)
+                for key, tensor in weights.items():  # staged, so that the next one is read while this one travels
+                    staged = tensor.pin_memory() if own[key].is_cuda and not tensor.is_cuda else tensor
+                    own[key].copy_(staged, non_blocking=True)
         self.prefix.clear()
         if self.runner.cpu is not None:
             self.runner.cpu.refresh()

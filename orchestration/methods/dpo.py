@@ -30,9 +30,8 @@ def run_actor(session: Session, iteration: int) -> None:
     config = session.config.dpo
     pairs = checked(session, iteration, ACTOR, list(pairs_of(session, iteration)))
     seed = session.seed("fit", ACTOR, iteration)
-    settings = PreferenceFit(
-        config.learning_rate, config.batch_size, config.epochs, seed, config.beta, config.likelihood
-    )
+    loss, kept = (config.beta, config.likelihood), config.keep_optimizer
+    settings = PreferenceFit(config.learning_rate, config.batch_size, config.epochs, seed, *loss, keep_optimizer=kept)
     train(session, iteration, ACTOR, pairs, settings, {"pairs": len(pairs)})
 
 

@@ -41,7 +41,8 @@ def run_actor(session: Session, iteration: int) -> None:
         examples = [example for example in examples if example.advantage] or examples
     loss = {"clip": config.clip, "entropy": config.entropy, "kl": config.kl, "max_kl": config.max_kl}
     seed = session.seed("fit", ACTOR, iteration)
-    settings = PolicyFit(config.learning_rate, config.batch_size, config.epochs, seed, loss)
+    kept = config.keep_optimizer
+    settings = PolicyFit(config.learning_rate, config.batch_size, config.epochs, seed, loss, keep_optimizer=kept)
     figures = {"answers": len(answers), "decisions": sum(answer.count for answer in answers)}
     train(session, iteration, ACTOR, checked(session, iteration, ACTOR, examples), settings, figures)
 

@@ -42,7 +42,10 @@ def run_actor(session: Session, iteration: int) -> None:
     fields = ("clip", "entropy", "value", "value_clip", "max_kl")
     loss = {field: getattr(config, field) for field in fields}
     seed = session.seed("fit", ACTOR, iteration)
-    settings = PolicyFit(config.learning_rate, config.batch_size, config.epochs, seed, loss, head=True)
+    kept = config.keep_optimizer
+    settings = PolicyFit(
+        config.learning_rate, config.batch_size, config.epochs, seed, loss, head=True, keep_optimizer=kept
+    )
     figures = {"answers": len(answers), "decisions": sum(answer.count for answer in answers)}
     train(session, iteration, ACTOR, examples, settings, figures, head=True)
 

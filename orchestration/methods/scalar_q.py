@@ -101,7 +101,9 @@ def run_critic(session: Session, iteration: int) -> None:
 
     found = checked(session, iteration, CRITIC, list(examples()))
     epochs = config.first_epochs if iteration == 1 else config.epochs
-    settings = ValueFit(config.learning_rate, config.batch_size, epochs, session.seed("fit", CRITIC, iteration))
+    kept = {"keep_optimizer": config.keep_optimizer, "save_every": config.save_every}
+    seed = session.seed("fit", CRITIC, iteration)
+    settings = ValueFit(config.learning_rate, config.batch_size, epochs, seed, **kept)
     train(session, iteration, CRITIC, found, settings, {"returns": len(found)}, head=True)
 
 

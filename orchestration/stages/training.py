@@ -16,10 +16,11 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration.budget import Entry
 from nlrl.orchestration.config import RunConfig, TrainConfig
 from nlrl.orchestration.fits import FitSettings, TextExample
+from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.replay import Chosen, Item, choose
 from nlrl.orchestration.session import ACTOR, CRITIC, Session
 from nlrl.orchestration.stages import improvement, targets
-from nlrl.orchestration.trainer import HEAD_FILE, WEIGHTS_FILE, Network
+from nlrl.orchestration.trainer import HEAD_FILE, OPTIMIZER_FILE, PROGRESS_FILE, WEIGHTS_FILE, Network
 
 MOST_WEIGHT = 4.0
 REPLAYED_ROLES = ("reader", "descriptor", "g1_games", "g2", "improvement")
@@ -141,7 +142,9 @@ def fine_tune(
         examples = shuffled_answers(examples, session.seed("shuffled_g1", iteration))
     replayed = replay(session, iteration, network, round(len(examples) * config.replay_fraction))
     epochs = config.first_epochs if iteration == 1 else config.epochs
-    settings = FitSettings(config.learning_rate, config.batch_size, epochs, session.seed("fit", network, iteration))
+    seed = session.seed("fit", network, iteration)
+    kept = {"keep_optimizer": config.keep_optimizer, "save_every": config.save_every}
+    settings = FitSettings(config.learning_rate, config.batch_size, epochs, seed, **kept)
     figures = {"texts": len(examples), "replayed": len(replayed)} | dict(told or {})
     train(session, iteration, network, examples + replayed, settings, figures)
 
@@ -168,6 +171,8 @@ def restored(session: Session, iteration: int, network: Network) -> bool:
         assert session.trainer is not None
         if (head := stage.dir / HEAD_FILE).is_file():
             session.trainer.call("load_head", network, str(head)).result()
+        if (memory := stage.dir / OPTIMIZER_FILE).is_file():
+            session.trainer.call("load_optimizer", network, str(memory)).result()
         session.restore(network, iteration, stage.dir)
     return True
 
@@ -196,18 +201,21 @@ def train(
     figures: Mapping[str, Any],
     head: bool = False,
 ) -> None:
-    """Trains a network, commits its weights (and its value head's) with what is told of them, and installs it."""
+    """Trains a network, commits its weights (and its value head's, and what its optimizer remembers) with what is told
+    of them, and installs it."""
     stage, trainer = session.folder.stage(iteration, network), session.trainer
     assert trainer is not None
-    metrics = trainer.call("fit", network, examples, settings).result()
+    progress = (str(stage.dir / SHARDS_FOLDER / PROGRESS_FILE),) if settings.save_every else ()
+    metrics = trainer.call("fit", network, examples, settings, *progress).result()
     session.meter.note([Entry(settings.seed, trained_tokens=metrics.get("tokens", 0))])
     files = {WEIGHTS_FILE: "save"} | ({HEAD_FILE: "save_head"} if head else {})
+    files |= {OPTIMIZER_FILE: "save_optimizer"} if settings.keep_optimizer else {}
     for name, method in files.items():
         with stage.file(name) as path:
             trainer.call(method, network, str(path)).result()
     timeless = {key: value for key, value in metrics.items() if key != "seconds"}
     stage.commit(timeless | dict(figures), list(files))
-    session.install(network, iteration)
+    session.install(network, iteration, [example.messages for example in examples])
 
 
 def shuffled_answers(examples: list[TextExample], seed: int) -> list[TextExample]:

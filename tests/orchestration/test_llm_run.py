@@ -20,6 +20,7 @@ from nlrl.orchestration.config import RunConfig, validated
 from nlrl.orchestration.fits import FitSettings
 from nlrl.orchestration.loop import run
 from nlrl.orchestration.run_folder import RunFolder, verify
+from nlrl.orchestration.tracking import METRICS_FILE, read_metrics
 from nlrl.orchestration.trainer import WEIGHTS_FILE
 from nlrl.orchestration.tuning import SCRATCH, TuningActor
 from nlrl.testing.tiny_llama import VLLM_ENVIRONMENT, lessons, make_tiny_llama
@@ -122,6 +123,10 @@ def test_an_iteration_is_played_in_vllm_trained_with_lora_and_resumed(student, t
     assert metrics["budget"]["trained_tokens"] == metrics["tokens"] > 0
     sampled = stages.stage(1, "evaluation").load()["metrics"]["sampled"]["greedy"]["random"]
     assert sampled["games"] == 4
+
+    [*_, last] = read_metrics(out / METRICS_FILE)
+    for network in ("critic", "actor"):  # vLLM says what transformers says of the adapter that was trained
+        assert 0 <= last["metrics"][f"transfer/{network}/kl"] < 1e-5
 
     actor = weights_of(out, "actor")
     layers = {name.removesuffix(".weight") for name in shapes(student) if "proj" in name}

@@ -159,6 +159,21 @@ def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_con
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_a_run_killed_while_it_trains_goes_on_with_optimizer_and_round(
+    command, small_config, tmp_path, committed_files
+):
+    """Of the second iteration the optimizer is that of the first; rounds are saved after every step."""
+    saving = {"keep_optimizer": True, "save_every": 1, "batch_size": 8, "first_epochs": 2}
+    changes = NATIVE | {"iterations": 2, "critic": saving, "actor": saving}
+    (tmp_path / "whole.toml").write_text(to_toml(small_config(tmp_path / "whole", **changes)))
+    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    plan = [(1, "critic", 1.0), (1, "actor", 0.6), (2, "critic", 0.8), (2, "actor", 0.4)]
+    killed_run(command(**changes), tmp_path / "run", plan)
+    assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
+    assert_nothing_is_lost_or_doubled(tmp_path / "run")
+
+
 # -- other games, other methods ----------------------------------------------------------------------------------------
 def on(spec, **changes):
     """A small run on another game, with the model that follows its rules."""

@@ -240,6 +240,23 @@ def test_a_running_mean_begins_as_a_copy_and_goes_on_from_its_file(actor, tmp_pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_those_of_the_exported_model(actor, base, tmp_path, kind):
+    trainer = actor(kind)
+    trainer.fit("actor", EXAMPLES, settings(RATES[kind], epochs=4))
+    trainer.export("actor", str(tmp_path / "agent"))
+    read = trainer.tokenised(EXAMPLES[:2])
+    found = trainer.score("actor", [example.messages for example in EXAMPLES[:2]], [one.completion for one in read])
+    for folder, same in ((tmp_path / "agent", True), (base, False)):
+        model = load(folder)
+        for example, scores in zip(read, found, strict=True):
+            row = torch.tensor([[*example.prompt, *example.completion]])
+            with torch.no_grad():
+                every = model(input_ids=row).logits[0, :-1].log_softmax(-1)
+            wanted = every[len(example.prompt) - 1 :].gather(1, row[0, len(example.prompt) :, None])[:, 0]
+            assert torch.allclose(torch.tensor(scores), wanted, atol=1e-3) == same
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_export_loads_with_transformers_and_says_the_same(actor, base, tmp_path, kind):
     trainer, network = actor(kind), tmp_path / "network"
     trainer.fit("actor", EXAMPLES, settings(RATES[kind], epochs=4))
