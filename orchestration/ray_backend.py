@@ -27,8 +27,6 @@ class RayBackend:
         self._handles: list[RayHandle] = []
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
-        self._host_class: Any = ray.remote(Host)
-        self._mortal_host_class: Any = ray.remote(MortalHost)
 
     def spawn(
         self,
@@ -49,8 +47,8 @@ class RayBackend:
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        host_class = self._mortal_host_class if max_restarts else self._host_class
-        actor = host_class.options(**options).remote(cls, name, *args, **kwargs)
+        host_class = type(name, (MortalHost if max_restarts else Host,), {})  # `ps` shows ray::NAME
+        actor = ray.remote(host_class).options(**options).remote(cls, name, *args, **kwargs)
         handle = RayHandle(actor, name, {"CPU": num_cpus, "GPU": num_gpus})
         self._handles.append(handle)
         return handle
@@ -70,6 +68,7 @@ class RayBackend:
         if address in (None, "", "local"):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker with num_gpus=0 sees none
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")  # nobody brings a local one back
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
             self._own = self._local = True
             return

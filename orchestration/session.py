@@ -3,6 +3,7 @@ current."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -27,12 +28,14 @@ from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.opposition import Opposition
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
-from nlrl.orchestration.router import ServedModel, start_servers
+from nlrl.orchestration.router import RESTARTS, ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
 from nlrl.orchestration.weight_sets import BASE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,10 +94,12 @@ class Session(Speakers):
 
     def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
-        calls = ((method, job) for job in jobs)
-        for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
-            self.meter.note(spent)
-            yield index, result
+        calls = ((method, job, self.student.router.noted()) for job in jobs)
+        for index, done in self.cluster.map_unordered(self.workers, "metered", calls):
+            if done.restarted:
+                log.warning("a rollout worker died; %s took its place and did its work again", done.restarted)
+            self.meter.note(done.spent)
+            yield index, done.result
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
@@ -136,9 +141,7 @@ class Session(Speakers):
 
     def put_weights(self, name: str, version: str, state: Any) -> None:
         """Makes weights answer under a name."""
-        weights = self.cluster.put(state)
-        self.student.router.put_weights(name, version, weights)
-        self.cluster.gather([worker.call("note_weights", name, version, (weights,)) for worker in self.workers])
+        self.student.router.put_weights(name, version, self.cluster.put(state))
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
         """Reads a committed network back after a restart."""
@@ -242,6 +245,7 @@ def _start(
             frozen,
             num_cpus=0,
             name=f"rollout-{index}",
+            max_restarts=RESTARTS,
         )
         for index in range(config.rollout.workers)
     ]
