@@ -254,9 +254,9 @@ def bench_command(
         what: envs (rules, tables, solvers), conformance (promises of games), tictactoe and games (runs), baselines
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
-            text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU), kills (whatever dies, nothing is lost),
-            memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser).
+            text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
+            kills (whatever dies, nothing is lost), memory (what a run with Hugging Face models takes), viewer (finding
+            games among many), viewer_step (the next move in a browser).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -1,11 +1,12 @@
 """Runs `nlrl ...` in a process that kills itself at a chosen event of the file system.
 
-    python -m nlrl.testing.dying 137 RUN run config.toml     dies just before the 137th event in the folder RUN
-    python -m nlrl.testing.dying 0 RUN run config.toml       lives, and prints how many events there were
+    python -m nlrl.testing.dying any:137 RUN run config.toml     dies in the 137th event in the folder RUN
+    python -m nlrl.testing.dying os.rename:3 RUN run ...         dies just before the third file takes its name
+    python -m nlrl.testing.dying any:0 RUN run ...               lives, and prints how many events there were, by kind
 
-Events are what a killed run may be caught in: opening a file to write, every write to a record shard (half of its bytes
-are written before the event, half after), every file written at once (the same), every flush to disk, rename, removal,
-new folder. Nothing in the product knows of this: Python's audit hooks and three patched functions tell.
+Events are what a killed run may be caught in: `write` (half of the bytes of a record or a file are written, half are
+not), `fsync`, and what Python's audit hooks tell: opening a file to write, rename, removal, truncation, new folder.
+Nothing in the product knows of this.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import os
 import pathlib
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+KINDS = ("write", "fsync", "open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
+"""Events that every run has."""
 _AUDITED = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "shutil.rmtree")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -25,17 +29,19 @@ class Countdown:
     """Counts events below a folder; at the last one the process dies.
 
     Args:
+        kind: which events count; "any" are all.
         last: number of the event, from 1; 0 counts only.
     """
 
-    def __init__(self, last: int, folder: str):
-        self.seen, self._last = 0, last
+    def __init__(self, kind: str, last: int, folder: str):
+        self.seen: Counter[str] = Counter()
+        self._last = kind, last
         self._folder = os.path.realpath(folder)
 
     def event(self, what: str, path: Any) -> None:
         if self.is_inside(path):
-            self.seen += 1
-            if self.seen == self._last:
+            self.seen.update((what, "any"))
+            if self._last in ((what, self.seen[what]), ("any", self.seen["any"])):
                 print(f"dies: {what} {os.path.basename(_named(path))}", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -93,13 +99,14 @@ def _write_bytes(countdown: Countdown) -> Callable[[pathlib.Path, bytes], int]:
 
 def main(arguments: Sequence[str]) -> None:
     """See the module."""
-    last, folder, *rest = arguments
-    countdown = Countdown(int(last), folder)
+    death, folder, *rest = arguments
+    kind, _, last = death.partition(":")
+    countdown = Countdown(kind, int(last), folder)
     watch(countdown)
     from nlrl.orchestration.cli import run_cli
 
     code = run_cli(rest)
-    print(f"{countdown.seen} events", file=sys.stderr)
+    print(dict(countdown.seen), file=sys.stderr)
     sys.exit(code)
 
 

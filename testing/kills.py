@@ -6,8 +6,8 @@
 2. A run has as many lives as it needs. `whole` tells what its result consists of, `keys` which records it has,
    `differences` what they lack beside those of a run that nobody disturbed.
 3. The records, manifests and weights of a run are written by its driver (weights by the trainer, under a temporary name
-   that the driver gave it). To die in the middle of a write is what `nlrl.testing.dying` is for; `nlrl.testing.full_disk`
-   takes the room away.
+   that the driver gave it). To die in the middle of a write is what `nlrl.testing.dying` is for;
+   `nlrl.testing.full_disk` takes the room away.
 """
 
 from __future__ import annotations
@@ -148,9 +148,12 @@ class Life:
         return not self.is_over()
 
     def kill(self, role: str, rng: random.Random) -> int | None:
-        """Kills one process of a role; returns which, or None if there is none any more."""
-        found = self.victims()
-        if not found[role] or self.is_over():
+        """Kills one process of a role, as soon as there is one; returns which, or None if the run is over."""
+        while not (found := self.victims())[role]:
+            if self.is_over():
+                return None
+            time.sleep(0.02)
+        if self.is_over():
             return None
         self._below = processes_below(self.pid)
         victim = rng.choice(found[role])
@@ -184,6 +187,14 @@ class Life:
         if not self.is_over():
             self._run.kill()
         self._run.communicate()
+
+
+def kill_at(moment: Moment, command: Sequence[str], folder: Path, role: str = DRIVER, seed: int = 0) -> bool:
+    """One life whose process of a role is killed at a moment; returns whether it was in time."""
+    with Life(command, folder) as life:
+        hit = life.wait(moment) and life.kill(role, random.Random(seed)) is not None
+        life.end()
+    return hit
 
 
 def all_stages(config: RunConfig) -> list[tuple[int, str]]:
