@@ -122,10 +122,12 @@ class Campaign:
     def kills(self) -> int:
         return sum(self.hit.values())
 
-    def go(self, kills: int, scenes: Sequence[str]) -> None:
-        """Makes runs, of whichever scene is furthest behind its share, until there were so many kills."""
+    def go(self, kills: int, scenes: Sequence[str], minutes: float) -> None:
+        """Makes runs, of whichever scene is furthest behind its share, until there were so many kills or so much time
+        has passed."""
         done: Counter[str] = Counter()
-        while self.kills < kills:
+        deadline = time.monotonic() + 60 * minutes
+        while self.kills < kills and time.monotonic() < deadline:
             name = min(scenes, key=lambda scene: (done[scene] + 1) / SCENES[scene].share)
             before = self.kills
             self._run(name, min(SCENES[name].kills, kills - before))
@@ -288,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="nlrl bench kills", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--minutes", type=float, default=120, help="begin no run after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", nargs="+", choices=list(SCENES), default=list(SCENES))
     parser.add_argument("--out", type=Path, help="report as JSON")
@@ -298,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         campaign = Campaign(Path(folder), given.seed, lambda line: print(line, flush=True))
-        campaign.go(given.kills, scenes)
+        campaign.go(given.kills, scenes, given.minutes)
     report = {"machine": machine(), "scenes": scenes, "seconds": round(time.monotonic() - began)} | campaign.report()
     print(json.dumps({key: value for key, value in report.items() if key != "each_run"}, indent=1))
     if given.out:

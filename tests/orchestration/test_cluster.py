@@ -14,6 +14,7 @@ import pytest
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Cluster
+from nlrl.testing.kills import victims
 
 
 class Counter:
@@ -201,10 +202,11 @@ def test_a_killed_worker_is_named_and_the_way_on_is_shown(ray_cluster, ray_worke
 
 
 def test_a_restarted_worker_answers_again(ray_cluster):
-    worker = ray_cluster.spawn(Counter, max_restarts=1)
+    worker = ray_cluster.spawn(Counter, ray_cluster.put(4), step=ray_cluster.put(2), max_restarts=1, name="rollout-7")
     pid, _ = worker.call("where").result()
+    assert victims(os.getpid())["rollout"] == [pid]
     os.kill(pid, signal.SIGKILL)
-    assert worker.call("add").result(timeout=60) == 1
+    assert worker.call("add").result(timeout=60) == 6
     worker.close()
 
 
