@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster
+from nlrl.orchestration.cluster import Cluster, Unusable, first_done
 from nlrl.testing.kills import victims
 
 
@@ -208,6 +208,20 @@ def test_a_restarted_worker_answers_again(ray_cluster):
     os.kill(pid, signal.SIGKILL)
     assert worker.call("add").result(timeout=60) == 6
     worker.close()
+
+
+def test_a_process_that_has_lost_its_raylet_cannot_go_on_and_says_how(ray_worker, monkeypatch):
+    """It raises what makes a worker end itself, so that Ray gives its work to another."""
+    import ray
+
+    def gone(*args, **options):
+        raise ConnectionResetError("Connection reset by peer")
+
+    future = ray_worker.call("add")
+    for name, use in (("wait", lambda: first_done([future])), ("get", future.result)):
+        with monkeypatch.context() as patch, pytest.raises(Unusable, match=r"'raylet', died .*rerun the same command"):
+            patch.setattr(ray, name, gone)
+            use()
 
 
 def test_a_slow_item_does_not_hold_up_the_others(ray_cluster):
