@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import tempfile
@@ -157,11 +158,14 @@ class Campaign:
         out = self.folder / f"{number:03d}"
         config, reference = self._config(name, out / "run"), self._reference(name)
         began, told = time.monotonic(), list[str]()
-        if name == "disk":
-            found = self._fill(config, out, reference, rng, kills, told)
-        else:
-            self._kill(config, name, out, rng, kills, told)
-            found = differences(config.out, reference)
+        try:
+            if name == "disk":
+                found = self._fill(config, out, reference, rng, kills, told)
+            else:
+                self._kill(config, name, out, rng, kills, told)
+                found = differences(config.out, reference)
+        except TimeoutError as error:
+            found = [f"stuck after {' '.join(told)}: {error}"]
         self.problems += [f"run {number} ({name}): {problem}" for problem in found]
         seconds = round(time.monotonic() - began, 1)
         self.runs.append({"scene": name, "kills": told, "seconds": seconds, "problems": found})
@@ -302,7 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         campaign = Campaign(Path(folder), given.seed, lambda line: print(line, flush=True))
         campaign.go(given.kills, scenes, given.minutes)
-    report = {"machine": machine(), "scenes": scenes, "seconds": round(time.monotonic() - began)} | campaign.report()
+    report = {"machine": machine(), "load": os.getloadavg()[2], "scenes": scenes}
+    report |= {"seconds": round(time.monotonic() - began)} | campaign.report()
     print(json.dumps({key: value for key, value in report.items() if key != "each_run"}, indent=1))
     if given.out:
         given.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -19,6 +19,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -118,7 +119,8 @@ class Life:
         self._began = time.monotonic()
         self._below: dict[int, str] = {}
         env = {**os.environ, **(environment or {})}
-        self._run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would block when nobody reads)
+        self._run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors, env=env)
 
     @property
     def pid(self) -> int:
@@ -130,7 +132,7 @@ class Life:
     def victims(self) -> dict[str, list[int]]:
         return victims(self.pid)
 
-    def wait(self, moment: Moment, patience: float = 120.0) -> bool:
+    def wait(self, moment: Moment, patience: float = 240.0) -> bool:
         """Waits for a moment; returns whether it came, rather than the end.
 
         Raises:
@@ -142,7 +144,7 @@ class Life:
             if self.is_over():
                 return False
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{stage} was never begun")
+                raise TimeoutError(f"{stage} was never begun in {patience:g} s; said so far:\n{self.errors()}")
             time.sleep(0.001)
         time.sleep(moment.delay)
         return not self.is_over()
@@ -167,14 +169,19 @@ class Life:
         """Waits for the end of the driver.
 
         Raises:
-            subprocess.TimeoutExpired: it does not end; it is killed then.
+            TimeoutError: it does not end; it is killed then.
         """
         try:
-            errors = self._run.communicate(timeout=patience)[1]
+            self._run.wait(patience)
         except subprocess.TimeoutExpired:
             self._run.kill()
-            raise
-        return Ended(self._run.returncode, errors, time.monotonic() - self._began)
+            raise TimeoutError(f"no end in {patience:g} s; said so far:\n{self.errors()}") from None
+        return Ended(self._run.returncode, self.errors(), time.monotonic() - self._began)
+
+    def errors(self) -> str:
+        """What the run has written to its standard error so far."""
+        end = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), end, 0).decode(errors="replace")
 
     def orphans(self) -> list[int]:
         """Processes of this life that were there at the last kill, and still are."""
@@ -186,7 +193,8 @@ class Life:
     def __exit__(self, *_: object) -> None:
         if not self.is_over():
             self._run.kill()
-        self._run.communicate()
+        self._run.wait()
+        self._errors.close()
 
 
 def kill_at(moment: Moment, command: Sequence[str], folder: Path, role: str = DRIVER, seed: int = 0) -> bool:
