@@ -109,7 +109,8 @@ class LoadWorker(RolloutWorker):
     def loaded(self, job: PlayJob) -> tuple[list[dict[str, Any]], list[Any], list[tuple[float, int]]]:
         """Records, costs, and (seconds, requests) of each wait."""
         self._waits = []
-        return *self.metered(("play", job)), self._waits
+        done = self.metered(("play", job, {}))
+        return done.result, done.spent, self._waits
 
     def _timed(self, requests: Sequence[Request]) -> list[Completion]:
         began = time.perf_counter()

@@ -57,13 +57,13 @@ class Actor:
         meter.open(self.folder)
         with RecordWriter(self.folder / "games.jsonl") as writer:
             wall, cpu = time.perf_counter(), time.process_time()
-            records, spent = self._worker.metered(("play", job))
-            meter.note(spent)
-            writer.write_many(records)
+            done = self._worker.metered(("play", job, {}))
+            meter.note(done.spent)
+            writer.write_many(done.result)
             writer.flush()
             took = time.perf_counter() - wall, time.process_time() - cpu
         meter.close()
-        return Did(sum(len(r["turns"]) for r in records), sum(len(r["actions"]) for r in records), *took)
+        return Did(sum(len(r["turns"]) for r in done.result), sum(len(r["actions"]) for r in done.result), *took)
 
 
 def play_rules(spec: str, games: int, seed: int) -> Did:

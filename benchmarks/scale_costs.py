@@ -42,7 +42,8 @@ def job_of(spec: str, games: int, number: int = 0) -> tuple[list[dict[str, Any]]
     seats = make_from_spec(spec).num_players
     worker = RolloutWorker(spec, InstantModel(), "plain", 64, RolloutConfig(), 0)
     tasks = game_tasks("costs", 0, number, "rollout", games, ["random" if seats > 1 else "none"], seats=seats)
-    return worker.metered(("play", PlayJob(f"costs@{number}", 1.0, tasks)))
+    done = worker.metered(("play", PlayJob(f"costs@{number}", 1.0, tasks), {}))
+    return done.result, done.spent
 
 
 # -- the driver --------------------------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ def bench_command(
             "envs",
             "games",
             "kernels",
+            "kills",
             "load",
             "memory",
             "scale_bill",
@@ -262,10 +263,11 @@ def bench_command(
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
-            memory (what a run with Hugging Face models takes), transfer (new weights on their way to engines), viewer
-            (finding games among many), viewer_step (the next move in a browser), watching (what logs, metrics and times
-            cost), load (many actors against one engine), scale_costs, scale_simulation and scale_bill (what a turn
-            costs the platform; ten thousand actors, simulated; what 10^9 turns need).
+            kills (whatever dies, nothing is lost), memory (what a run with Hugging Face models takes), transfer (new
+            weights on their way to engines), viewer (finding games among many), viewer_step (the next move in a
+            browser), watching (what logs, metrics and times cost), load (many actors against one engine), scale_costs,
+            scale_simulation and scale_bill (what a turn costs the platform; ten thousand actors, simulated; what 10^9
+            turns need).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module

@@ -9,7 +9,8 @@
 4. A worker that dies ends the stage with an error that names it. Nothing is retried behind the user's back (unless
    `max_restarts` asks for it): records are safe, and rerunning the same command makes what is missing.
 5. With `max_restarts`, a worker that died is made anew from the arguments of `spawn`, and its unanswered calls are
-   repeated. One whose object says that it is `Unusable` is replaced in the same way.
+   repeated; calls that were answered before are not, so each must bring what its answer depends on. One whose object
+   says that it is `Unusable` is replaced in the same way.
 
 Arguments are copied to Ray workers, so big ones that many calls share go through `put` once.
 """

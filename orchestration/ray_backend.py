@@ -8,17 +8,19 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray import cloudpickle
 from ray._private import ray_constants
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
 from nlrl.orchestration.logs import context
+from nlrl.orchestration.ray_watch import LocalWatch
 
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -32,10 +34,9 @@ class RayBackend:
     def __init__(self, address: str | None, num_cpus: int | None):
         self._own = self._local = False
         self._handles: list[RayHandle] = []
+        self._watch: LocalWatch | None = None
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
-        self._host_class: Any = ray.remote(Host)
-        self._mortal_host_class: Any = ray.remote(MortalHost)
 
     def spawn(
         self,
@@ -57,8 +58,10 @@ class RayBackend:
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        host_class = self._mortal_host_class if max_restarts else self._host_class
-        actor = host_class.options(**options).remote(cls, name, *args, **kwargs)
+        host_class = type(name, (MortalHost if max_restarts else Host,), {})  # `ps` shows ray::NAME
+        if max_restarts:
+            args, kwargs = (packed(args, kwargs),), {}
+        actor = ray.remote(host_class).options(**options).remote(cls, name, *args, **kwargs)
         handle = RayHandle(actor, name, {"CPU": num_cpus, "GPU": num_gpus})
         self._handles.append(handle)
         return handle
@@ -75,6 +78,8 @@ class RayBackend:
 
     def close(self) -> None:
         if self._own:
+            if self._watch is not None:
+                self._watch.stop()
             ray.shutdown()
             self._own = False
 
@@ -85,9 +90,11 @@ class RayBackend:
         if address in (None, "", "local"):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker with num_gpus=0 sees none
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")  # nobody brings a local one back
             with _on_loopback():
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
             self._own = self._local = True
+            self._watch = LocalWatch()
             return
         if address.startswith("http"):
             raise NLRLError(
@@ -154,7 +161,15 @@ def _answers(host: str, port: int) -> bool:
 
 class MortalHost(Host):
     """A host that Ray makes anew when it dies, and that dies when its object is past mending: what a process has lost
-    (a CUDA context, say) only a new process gets back."""
+    (a CUDA context, say) only a new process gets back.
+
+    Its arguments come packed: Ray may have forgotten handles and references by the time it needs them again (its issue
+    53727), but not bytes.
+    """
+
+    def __init__(self, cls: Callable[..., Any], name: str, /, arguments: bytes):
+        args, kwargs = cloudpickle.loads(arguments)
+        super().__init__(cls, name, *map(_value, args), **{key: _value(value) for key, value in kwargs.items()})
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -163,6 +178,15 @@ class MortalHost(Host):
             _log.exception("%s ends itself", self)
             os.kill(os.getpid(), signal.SIGKILL)
             raise
+
+
+def packed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Arguments for a `MortalHost`."""
+    return cloudpickle.dumps((args, kwargs))  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _value(argument: Any) -> Any:
+    return ray.get(argument) if isinstance(argument, ray.ObjectRef) else argument
 
 
 class RayHandle:
@@ -196,9 +220,12 @@ class RayFuture:
     def wait(futures: list[RayFuture], block: bool) -> list[RayFuture]:
         by_ref = {future.ref: future for future in futures}
         # A look costs in proportion to the calls under way, so it takes all that is done.
-        done, waiting = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
-        if block and not done:
-            done, _ = ray.wait(waiting, num_returns=1)
+        try:
+            done, waiting = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)
+            if block and not done:
+                done, _ = ray.wait(waiting, num_returns=1)
+        except OSError as error:
+            raise _lost(error) from error
         return [by_ref[ref] for ref in done]
 
     @property
@@ -219,6 +246,16 @@ class RayFuture:
                 f"worker {self._worker!r} died ({_cause_of_death(error)}). "
                 "Finished records are kept: rerun the same command to resume"
             ) from error
+        except OSError as error:
+            raise _lost(error) from error
+
+
+def _lost(error: OSError) -> Unusable:
+    """A process without its raylet can ask nobody any more; if it is a worker, another one does its work."""
+    return Unusable(
+        f"this machine's part of Ray, 'raylet', died ({error}). "
+        "Finished records are kept: rerun the same command to resume"
+    )
 
 
 def _dashboard() -> str | None:

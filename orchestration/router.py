@@ -19,7 +19,7 @@ import threading
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -38,10 +38,12 @@ GROUP = 64
 SLACK, LEAST_SLACK = 1.25, 16
 """A server may get that many times its share, and a few requests more, before affinity gives way."""
 RESTARTS = 8
-"""How often a server that died is made anew."""
+"""How often a server, or a rollout worker, that died is made anew."""
 CONCURRENCY = 64
 """Calls that a server takes at once."""
 
+WeightNotes = Mapping[str, tuple[str, tuple[Any]]]
+"""Name -> version and what `Cluster.put` gave, in a tuple, so that the reference travels and not the weights."""
 Piece = list[int]
 """Numbers of requests that go to one server in one call."""
 
@@ -136,6 +138,10 @@ class Router:
         """Tells a copy of the router, in another process, what was put. state: in a tuple, so that the reference
         travels and not the weights."""
         self._weights[name] = version, state[0]
+
+    def noted(self) -> WeightNotes:
+        """What was put, for `note_weights` of a copy."""
+        return {name: (version, (state,)) for name, (version, state) in self._weights.items()}
 
     def drop_weights(self, name: str) -> None:
         """Frees the memory of a weight set in all servers."""

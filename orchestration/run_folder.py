@@ -33,6 +33,8 @@ from nlrl.orchestration.stage_folder import Stage, describe
 
 CONFIG_FILE = "config.toml"
 LOCK_FILE = ".lock"
+HANDOVER = 1.0
+"""Seconds to wait for the lock: a killed driver holds it until the system has taken its memory back."""
 
 
 class RunFolder:
@@ -101,7 +103,8 @@ class RunFolder:
         path = self.path / LOCK_FILE
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         holder = path.read_text() or "another process"
-        lock_file(self._lock, f"{self.path} is being written by {holder}. Wait for it, stop it, or use another `out`")
+        busy = f"{self.path} is being written by {holder}. Wait for it, stop it, or use another `out`"
+        lock_file(self._lock, busy, HANDOVER)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 

@@ -3,6 +3,7 @@ current."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -30,7 +31,7 @@ from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.opposition import Opposition
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
-from nlrl.orchestration.router import ServedModel, start_servers
+from nlrl.orchestration.router import RESTARTS, ServedModel, start_servers
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
@@ -40,6 +41,8 @@ from nlrl.orchestration.trainer_group import gpu_shares, start_trainer
 from nlrl.orchestration.transfer import check_transfer
 from nlrl.orchestration.watch import Watch
 from nlrl.orchestration.weight_sets import BASE
+
+log = logging.getLogger(__name__)
 
 
 class Doing(NamedTuple):
@@ -118,11 +121,13 @@ class Session(Speakers):
 
     def on_workers(self, method: str, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """(index of the job, result) of a method of `RolloutWorker`, as workers finish; costs are taken down first."""
-        calls = ((method, job) for job in jobs)
-        for index, (result, spent, times) in self.cluster.map_unordered(self.workers, "metered", calls):
-            self.meter.note(spent)
-            self.timings.note(times)
-            yield index, result
+        calls = ((method, job, self.student.router.noted()) for job in jobs)
+        for index, done in self.cluster.map_unordered(self.workers, "metered", calls):
+            if done.restarted:
+                log.warning("a rollout worker died; %s took its place and did its work again", done.restarted)
+            self.meter.note(done.spent)
+            self.timings.note(done.times)
+            yield index, done.result
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
@@ -180,9 +185,8 @@ class Session(Speakers):
         self._spread(name, version, self.cluster.put(state))
 
     def _spread(self, name: str, version: str, weights: Any) -> None:
-        """Args: weights: the state, or a reference to it."""
+        """Workers are told with their next call. Args: weights: the state, or a reference to it."""
         self.student.router.put_weights(name, version, weights)
-        self.cluster.gather([worker.call("note_weights", name, version, (weights,)) for worker in self.workers])
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
         """Reads a committed network back after a restart."""
@@ -286,6 +290,7 @@ def _start(
             frozen,
             num_cpus=0,
             name=f"rollout-{index}",
+            max_restarts=RESTARTS,
         )
         for index in range(config.rollout.workers)
     ]

@@ -68,8 +68,8 @@ class TuningActor:
         if not self._tokenizer.eos_token:
             raise NLRLError(f"{base}: the tokenizer has no end token, so no answer could be taught to end")
         self._prompts = PromptEncoder(self._tokenizer)
-        self._scratch = Path(scratch).resolve()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(root := Path(scratch).resolve(), ignore_errors=True)
+        self._scratch = root / secrets.token_hex(4)  # what a dead run's processes still write goes into theirs
         self._scratch.mkdir(parents=True)
         self._folders: dict[str, Path] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +17,14 @@ from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.envs.random import Rng, derive_seed
 from nlrl.orchestration.budget import Entry
 from nlrl.orchestration.checkpoints import checkpoint_maker, checkpoints_in, weights_name
+from nlrl.orchestration.cluster import was_restarted
 from nlrl.orchestration.config import RolloutConfig
 from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker
 from nlrl.orchestration.game_accounts import GameAccounts
 from nlrl.orchestration.lines import kept
 from nlrl.orchestration.players import NONE, SELF, Play, PolicyPool, move_or_forfeit, play
 from nlrl.orchestration.records import record_key
+from nlrl.orchestration.router import WeightNotes
 from nlrl.orchestration.timings import Collected, Line, of_play
 
 MOST_DEPTHS = 1000
@@ -110,8 +114,21 @@ class TableJob(NamedTuple):
     """None: as many as games draw among."""
 
 
+class Done(NamedTuple):
+    """What a worker gives back."""
+
+    result: Any
+    spent: list[Entry]
+    times: list[Line]
+    """How long its answers took."""
+    restarted: str = ""
+    """Where it runs, in the first answer of a worker that took the place of one that died."""
+
+
 class RolloutWorker:
     """Plays games with one policy at a time; made inside its actor.
+
+    Its answers depend on its arguments and its calls alone, so it may be made anew and asked again at any time.
 
     Args:
         model: answers the policy's prompts (a proxy of the inference actor, or any model).
@@ -141,16 +158,25 @@ class RolloutWorker:
         self._steps: list[Entry] = []
         self.timings = Collected()
         self._accounts = GameAccounts()
+        self._restarted = f"process {os.getpid()} on {socket.gethostname()}" if was_restarted() else ""
 
-    def metered(self, call: tuple[str, Any]) -> tuple[Any, list[Entry], list[Line]]:
-        """The result of one of the methods below, by name, with what it cost and how long its answers took."""
-        method, job = call
+    def metered(self, call: tuple[str, Any, WeightNotes]) -> Done:
+        """The result of one of the methods below, by name, with what it cost and how long its answers took.
+
+        Args:
+            call: method, its job, and the weights that are in the servers now: a worker that was made anew has to be
+                told again.
+        """
+        method, job, weights = call
+        for name, noted in weights.items():
+            self.note_weights(name, *noted)
         self._steps.clear()
         for pool in self._pools.values():
             pool.spent.clear()
         result = getattr(self, method)(job)
         spent = [entry for pool in self._pools.values() for entry in pool.spent.values()]
-        return result, self._steps + spent, self.timings.take()
+        restarted, self._restarted = self._restarted, ""
+        return Done(result, self._steps + spent, self.timings.take(), restarted)
 
     def set_policy(self, version: str) -> None:
         """Forgets the answers of earlier policies; `version` names the new one."""

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Cluster, first_done
+from nlrl.orchestration.cluster import Cluster, Unusable, first_done
+from nlrl.testing.kills import victims
 
 
 class Counter:
@@ -202,11 +203,27 @@ def test_a_killed_worker_is_named_and_the_way_on_is_shown(ray_cluster, ray_worke
 
 
 def test_a_restarted_worker_answers_again(ray_cluster):
-    worker = ray_cluster.spawn(Counter, max_restarts=1)
+    worker = ray_cluster.spawn(Counter, ray_cluster.put(4), step=ray_cluster.put(2), max_restarts=1, name="rollout-7")
     pid, _ = worker.call("where").result()
+    assert victims(os.getpid())["rollout"] == [pid]
     os.kill(pid, signal.SIGKILL)
-    assert worker.call("add").result(timeout=60) == 1
+    assert worker.call("add").result(timeout=60) == 6
     worker.close()
+
+
+def test_a_process_that_has_lost_its_raylet_cannot_go_on_and_says_how(ray_worker, monkeypatch):
+    """It raises what makes a worker end itself, so that Ray gives its work to another."""
+    import ray
+
+    def gone(*args, **options):
+        raise ConnectionResetError("Connection reset by peer")
+
+    future = ray_worker.call("add")
+    monkeypatch.setattr(ray, "get", gone)
+    monkeypatch.setattr(ray, "wait", gone)
+    for use in (future.result, lambda: first_done([future])):
+        with pytest.raises(Unusable, match=r"'raylet', died .*rerun the same command"):
+            use()
 
 
 def test_a_slow_item_does_not_hold_up_the_others(ray_cluster):

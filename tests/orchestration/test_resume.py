@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
 import random
+import re
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
+from nlrl.benchmarks import kills
 from nlrl.envs import make_from_spec
 from nlrl.orchestration.config import load_config, to_toml
 from nlrl.orchestration.records import read_many, record_files
 from nlrl.orchestration.run_folder import RunFolder, verify
 from nlrl.orchestration.stages.rollout import visits
-from nlrl.orchestration.tracking import read_metrics
 from nlrl.orchestration.worker import game_tasks
+from nlrl.testing.full_disk import SmallDisk, can_mount
+from nlrl.testing.kills import (
+    DRIVER,
+    GCS,
+    MODEL,
+    ROLLOUT,
+    TRAINER,
+    Life,
+    Moment,
+    differences,
+    kill_at,
+    nlrl_command,
+    whole,
+)
 
-NLRL = str(Path(sys.executable).with_name("nlrl"))
 STAGES = [
     (0, "evaluation"),
     *(
@@ -40,38 +49,15 @@ def command(small_config, tmp_path):
     def make(**changes):
         path = tmp_path / "config.toml"
         path.write_text(to_toml(small_config(tmp_path / "run", **changes)))
-        return [NLRL, "run", str(path)]
+        return nlrl_command("run", path)
 
     return make
 
 
-def start(command):
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(command):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
-def kill_in(command, folder, iteration, name, delay):
-    """Starts the run and kills it `delay` seconds after a stage has left its first trace on disk.
-
-    Returns whether it was in time: the run had not ended. (The stage may have.)
-    """
-    stage = folder / "iterations" / f"{iteration:03d}" / name
-    process = start(command)
-    try:
-        deadline = time.monotonic() + 100
-        while process.poll() is None and not stage.exists():
-            assert time.monotonic() < deadline, "the stage never began"
-            time.sleep(0.001)
-        time.sleep(delay)
-    finally:
-        process.kill()
-        errors = process.communicate()[1]
-    assert process.returncode in (-signal.SIGKILL, 0), errors
-    return process.returncode == -signal.SIGKILL
+def finish(command, folder):
+    with Life(command, folder) as life:
+        ended = life.end()
+    assert ended.code == 0, ended.errors
 
 
 def assert_nothing_is_lost_or_doubled(folder):
@@ -94,46 +80,82 @@ def assert_nothing_is_lost_or_doubled(folder):
 def moments(seed, count):
     """Stages in the order of a run, each with a delay of up to 80 ms after its beginning."""
     rng = random.Random(seed)
-    return [(*STAGES[index], rng.random() * 0.08) for index in sorted(rng.sample(range(len(STAGES)), count))]
+    return [Moment(*STAGES[index], rng.random() * 0.08) for index in sorted(rng.sample(range(len(STAGES)), count))]
 
 
 def killed_run(command, folder, plan):
-    kills = [kill_in(command, folder, *moment) for moment in plan]
-    assert sum(kills) >= len(plan) - 1  # the last may come too late
-    finish(command)
+    hits = [kill_at(moment, command, folder) for moment in plan]
+    assert sum(hits) >= len(plan) - 1  # the last may come too late
+    finish(command, folder)
 
 
-def test_a_run_killed_in_six_stages_ends_with_the_bytes_of_an_uninterrupted_one(
-    command, tmp_path, finished, committed_files
+def test_a_run_that_dies_in_writes_and_between_them_ends_with_the_bytes_of_an_uninterrupted_one(
+    command, tmp_path, finished
 ):
-    folder = tmp_path / "run"
-    killed_run(command(), folder, moments(seed=1, count=6))
-    assert committed_files(folder) == committed_files(finished)
-    assert verify(folder) == []
+    folder, plan = tmp_path / "run", command()
+    for death in ("os.mkdir:5", "write:40", "os.rename:5", "shutil.rmtree:1", "fsync:9"):
+        dying = [plan[0], "-m", "nlrl.testing.dying", death, str(folder), *plan[3:]]
+        with Life(dying, folder) as life:
+            ended = life.end()
+        assert (ended.code, f"dies: {death.partition(':')[0]}" in ended.errors) == (-signal.SIGKILL, True), ended.errors
+    killed_run(plan, folder, moments(seed=1, count=2))
+    assert differences(folder, finished) == []
     assert_nothing_is_lost_or_doubled(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 10))
-def test_a_run_killed_in_nearly_every_stage_ends_with_the_same_bytes(
-    command, tmp_path, finished, committed_files, seed
-):
+def test_a_run_killed_in_nearly_every_stage_ends_with_the_same_bytes(command, tmp_path, finished, seed):
     folder = tmp_path / "run"
     killed_run(command(), folder, moments(seed, count=13))
-    assert committed_files(folder) == committed_files(finished)
+    assert differences(folder, finished) == []
     assert_nothing_is_lost_or_doubled(folder)
 
 
-def test_a_run_killed_under_ray_goes_on_under_ray_to_the_bytes_of_an_inline_one(
-    command, tmp_path, finished, committed_files
+@pytest.mark.timeout(180)
+def test_under_ray_workers_and_servers_are_made_anew_and_any_other_death_is_told_and_mended_by_the_same_command(
+    command, tmp_path, finished
 ):
-    folder = tmp_path / "run"
+    """The bytes are those of an inline run. Every kill hits a process in the middle of a stage."""
+    folder, rng = tmp_path / "run", random.Random(0)
     ray = command(cluster={"kind": "ray", "servers": 2}, rollout={"workers": 2})
-    assert kill_in(ray, folder, 1, "targets", 0.05)
+    with Life(ray, folder) as life:
+        for role, stage in ((ROLLOUT, "rollout"), (MODEL, "targets"), (ROLLOUT, "improvement"), (TRAINER, "actor")):
+            assert life.wait(Moment(1, stage)), life.end().errors
+            assert life.kill(role, rng), f"no {role} to kill"
+        died = life.end()
+    assert died.code == 2
+    assert re.search(r"a rollout worker died; process \d+ .* took its place", died.errors)
+    assert re.search(r"nlrl: worker 'trainer' died .*rerun the same command", died.errors)
     assert not (folder / "iterations/002").exists()
-    finish(ray)
-    assert committed_files(folder) == committed_files(finished)
+    for role, iteration, stage in ((DRIVER, 1, "evaluation"), (GCS, 2, "targets")):
+        with Life(ray, folder) as life:
+            assert life.wait(Moment(iteration, stage)), life.end().errors
+            assert life.kill(role, rng), f"no {role} to kill"
+            ended = life.end(30)
+    assert "nlrl: Ray's own process 'gcs_server' died" in ended.errors
+    assert ended.code == 2
+    finish(ray, folder)
+    assert differences(folder, finished) == []
     assert_nothing_is_lost_or_doubled(folder)
+
+
+@pytest.mark.skipif(not can_mount(), reason="mounts a small disk, for which it must be root")
+def test_a_run_whose_disk_is_full_says_so_keeps_what_it_has_and_goes_on_when_there_is_room(command, tmp_path, finished):
+    folder = tmp_path / "run"
+    with SmallDisk(folder, 24_000) as disk:
+        for room in (24_000, 200_000, 600_000):
+            disk.resize(room)
+            with Life(command(), folder) as life:
+                ended = life.end()
+            assert ended.code == 2, ended.errors
+            assert re.search(r"nlrl: .*No space left on device", ended.errors)
+            assert verify(folder) == []
+            committed = {name: data for name, data in whole(folder).items() if name.endswith("manifest.json")}
+            assert committed.items() <= whole(finished).items()
+        disk.resize(8_000_000)
+        finish(command(), folder)
+        assert differences(folder, finished) == []
 
 
 NATIVE = {
@@ -149,13 +171,13 @@ NATIVE = {
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_config, tmp_path, committed_files):
+def test_a_killed_run_of_a_network_ends_with_the_same_weights(command, small_config, tmp_path):
     whole = small_config(tmp_path / "whole", **NATIVE)
     (tmp_path / "whole.toml").write_text(to_toml(whole))
-    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    finish(nlrl_command("run", tmp_path / "whole.toml"), tmp_path / "whole")
     plan = [(1, "targets", 0.3), (1, "policy", 0.2), (1, "improvement", 0.05), (1, "evaluation", 0.1)]
-    killed_run(command(**NATIVE), tmp_path / "run", plan)
-    assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
+    killed_run(command(**NATIVE), tmp_path / "run", [Moment(*each) for each in plan])
+    assert differences(tmp_path / "run", tmp_path / "whole") == []
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
 
@@ -167,9 +189,9 @@ def test_a_run_killed_while_it_trains_goes_on_with_optimizer_and_round(
     saving = {"keep_optimizer": True, "save_every": 1, "batch_size": 8, "first_epochs": 2}
     changes = NATIVE | {"iterations": 2, "critic": saving, "actor": saving}
     (tmp_path / "whole.toml").write_text(to_toml(small_config(tmp_path / "whole", **changes)))
-    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    finish(nlrl_command("run", tmp_path / "whole.toml"), tmp_path / "whole")
     plan = [(1, "critic", 1.0), (1, "actor", 0.6), (2, "critic", 0.8), (2, "actor", 0.4)]
-    killed_run(command(**changes), tmp_path / "run", plan)
+    killed_run(command(**changes), tmp_path / "run", [Moment(*each) for each in plan])
     assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
     assert_nothing_is_lost_or_doubled(tmp_path / "run")
 
@@ -211,101 +233,33 @@ KILLS = {
     [pytest.param("actor_critic", marks=pytest.mark.slow), pytest.param("gpi", marks=pytest.mark.slow), "value_td"],
 )
 def test_a_killed_run_of_another_method_ends_with_the_bytes_of_an_uninterrupted_one(
-    command, small_config, tmp_path, committed_files, method
+    command, small_config, tmp_path, method
 ):
     whole = tmp_path / "whole" / "run"
     (tmp_path / "whole.toml").write_text(to_toml(small_config(whole, **OTHERS[method])))
-    finish([NLRL, "run", str(tmp_path / "whole.toml")])
+    finish(nlrl_command("run", tmp_path / "whole.toml"), whole)
     rng = random.Random(method)
-    plan = [(iteration, name, rng.random() * 0.05) for iteration, name in KILLS[method]]
+    plan = [Moment(iteration, name, rng.random() * 0.05) for iteration, name in KILLS[method]]
     killed_run(command(**OTHERS[method]), tmp_path / "run", plan)
-    assert committed_files(tmp_path / "run") == committed_files(whole)
-    assert verify(tmp_path / "run") == []
+    assert differences(tmp_path / "run", whole) == []
 
 
-# -- an engine dies, the run goes on -----------------------------------------------------------------------------------
-def descendants(pid):
-    """Processes below one, with the names they go by."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            found[int(path.name)] = parent, (path / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue  # it has just ended
-    below, size = {pid}, 0
-    while size < len(below):
-        size = len(below)
-        below |= {child for child, (parent, _) in found.items() if parent in below}
-    return {child: found[child][1] for child in below - {pid}}
-
-
-def engines(run):
-    """Processes of the run's model servers: workers that Ray makes anew."""
-    return sorted(pid for pid, name in descendants(run.pid).items() if name.startswith("ray::MortalHost"))
-
-
-def kill_an_engine_in(run, folder, iteration, name):
-    """Waits until a stage has left its first trace on disk and kills an engine before the stage has ended."""
-    stage = folder / "iterations" / f"{iteration:03d}" / name
-    deadline = time.monotonic() + 100
-    while not stage.exists():
-        assert run.poll() is None, run.communicate()[1]
-        assert time.monotonic() < deadline, "the stage never began"
-        time.sleep(0.001)
-    os.kill(engines(run)[0], signal.SIGKILL)  # the oldest, so that it is another one each time
-    assert not (stage / "manifest.json").exists(), "the stage was over before"
-
-
-def run_whose_engines_die(command, folder, stages):
-    run = start(command)
-    try:
-        for iteration, name in stages:
-            kill_an_engine_in(run, folder, iteration, name)
-        errors = run.communicate(timeout=240)[1]
-    finally:
-        run.kill()
-        run.communicate()
-    assert run.returncode == 0, errors
-    return sum(entry["metrics"]["model/restarts"] for entry in read_metrics(folder / "metrics.jsonl"))
-
-
-@pytest.mark.timeout(120)
-def test_a_run_whose_engines_are_killed_ends_with_the_bytes_of_an_undisturbed_one(
-    command, tmp_path, finished, committed_files
-):
-    folder = tmp_path / "run"
-    ray = command(cluster={"kind": "ray", "servers": 2}, rollout={"workers": 2})
-    assert run_whose_engines_die(ray, folder, [(1, "targets"), (2, "rollout"), (2, "improvement")]) == 3
-    assert committed_files(folder) == committed_files(finished)
-    assert_nothing_is_lost_or_doubled(folder)
-
-
+# -- two drivers, torn files -------------------------------------------------------------------------------------------
 @pytest.mark.slow
-def test_a_run_of_a_network_whose_engines_are_killed_ends_with_the_same_weights(
-    command, small_config, tmp_path, committed_files
-):
-    whole = small_config(tmp_path / "whole", **NATIVE)
-    (tmp_path / "whole.toml").write_text(to_toml(whole))
-    finish([NLRL, "run", str(tmp_path / "whole.toml")])
-    ray = command(**NATIVE | {"cluster": {"kind": "ray", "servers": 2, "threads": 2}})
-    assert run_whose_engines_die(ray, tmp_path / "run", [(1, "targets"), (1, "improvement")]) == 2
-    assert committed_files(tmp_path / "run") == committed_files(tmp_path / "whole")
-    assert_nothing_is_lost_or_doubled(tmp_path / "run")
+@pytest.mark.timeout(7200)
+def test_two_hundred_kills_leave_no_trace(tmp_path):
+    assert kills.main(["--kills", "200", "--seed", "1", "--out", str(tmp_path / "kills.json")]) == 0
 
 
 def test_two_drivers_of_one_run_are_kept_apart(command, tmp_path):
-    first = start(command(iterations=20))
-    try:
-        while first.poll() is None and not (tmp_path / "run/iterations").exists():
-            time.sleep(0.002)
-        second = subprocess.run(command(iterations=20), capture_output=True, text=True, timeout=60)
-        assert first.poll() is None
-        assert second.returncode == 2
-        assert f"is being written by process {first.pid}" in second.stderr
-    finally:
-        first.kill()
-        first.communicate()
+    folder = tmp_path / "run"
+    with Life(command(iterations=20), folder) as first:
+        assert first.wait(Moment(0, "evaluation"))
+        with Life(command(iterations=20), folder) as second:
+            ended = second.end(60)
+        assert not first.is_over()
+        assert ended.code == 2
+        assert f"is being written by process {first.pid}" in ended.errors
 
 
 @pytest.mark.parametrize(

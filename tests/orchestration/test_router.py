@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -17,9 +18,10 @@ import pytest
 
 from nlrl.backbones.language_model import Completion, LanguageModelError, Message, Request, Sampling
 from nlrl.orchestration.cluster import Cluster, Unusable
-from nlrl.orchestration.config import ModelConfig
+from nlrl.orchestration.config import ModelConfig, RolloutConfig
 from nlrl.orchestration.router import GROUP, MAX_IN_FLIGHT, RESTARTS, Router, ServedModel, affinity, start_servers
 from nlrl.orchestration.server import ModelServer, ServerStats
+from nlrl.orchestration.worker import RolloutWorker
 
 
 def ask(text="", tokens=(), marks=(), seed=0):
@@ -214,6 +216,24 @@ def test_a_server_whose_model_has_failed_is_replaced_and_given_its_weights_again
         echo.failed = True
     assert texts(actor.generate([ask(f"{i}", seed=1) for i in range(60)])) == before
     assert len(echoes) == 6
+
+
+class Speaker(RolloutWorker):
+    """A rollout worker that may say anything."""
+
+    def say(self, prompt):
+        return self._model.generate([ask(prompt)])[0].text
+
+
+def test_a_worker_that_was_made_anew_learns_with_its_call_which_weights_must_answer(three):
+    served, echoes = three
+    newcomer = ServedModel(copy.copy(served.router), "actor")  # what it was made of knows nothing of training
+    served.router.put_weights("actor", "actor@1", {"says": "one"})
+    for echo in list(echoes):
+        echo.failed = True  # the servers are made anew, too, and have the base only
+    worker = Speaker("tictactoe", newcomer, "plain", 20, RolloutConfig(), 0)
+    done = worker.metered(("say", "a", served.router.noted()))
+    assert (done.result, done.restarted) == ("one: a", "")
 
 
 def test_a_model_that_fails_again_and_again_is_an_error(three, monkeypatch):

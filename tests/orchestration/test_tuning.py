@@ -194,6 +194,15 @@ def test_two_runs_never_share_a_folder_and_a_users_folder_stays(base, tmp_path):
     assert scratch_folder(Tuning(), tmp_path / "one").parent == tmp_path / "one"
 
 
+def test_what_a_dead_runs_processes_still_write_reaches_nobody(actor):
+    orphan = actor()
+    orphan.fit("actor", EXAMPLES[:2], settings(1e-2))
+    heir = actor()
+    orphan.fit("actor", EXAMPLES[:2], settings(1e-2))
+    with pytest.raises(NLRLError, match="not been trained"):
+        heir.weights("actor")
+
+
 def test_the_networks_are_apart(actor):
     trainer = actor()
     trainer.fit("actor", EXAMPLES, settings(1e-2))
