@@ -20,6 +20,7 @@ from nlrl.orchestration.league_config import RunLeagueConfig
 from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfig
 from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
+from nlrl.orchestration.store_config import StoreConfig
 from nlrl.orchestration.toml_text import toml_text
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -283,8 +284,9 @@ class RunConfig(Section):
     """Names the run in tables; part of every random key."""
     method: MethodName = "actor_critic"
     """What an iteration does; docs/how_it_works.md has a table of the methods."""
-    out: Path = Path("runs/run")
-    """The run's folder. Running the same config on the same folder resumes it."""
+    out: str = "runs/run"
+    """The run's folder, or a URL in a store such as s3://bucket/runs/run (docs/storage.md). Running the same config on
+    the same folder resumes it."""
     seed: int = Field(default=0, ge=0)
     """Every random number of the run derives from it."""
     iterations: int = Field(default=6, gt=0)
@@ -316,8 +318,15 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     league: RunLeagueConfig = RunLeagueConfig()
     cluster: ClusterConfig = ClusterConfig()
+    store: StoreConfig = StoreConfig()
+    """Of a run whose `out` is a URL."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder."""
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def _place(cls, out: Any) -> Any:
+        return str(out) if isinstance(out, Path) else out
 
     @field_validator("name")
     @classmethod
@@ -329,7 +338,7 @@ class RunConfig(Section):
 
 VOLATILE = (
     "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
-    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers",
+    "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers", "store",
 )  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 

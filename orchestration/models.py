@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nlrl.backbones.language_model import LanguageModel
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import ModelConfig, load_config, validated
+from nlrl.orchestration.store import is_url
 from nlrl.orchestration.weight_sets import PARTS
 
 
@@ -45,17 +47,34 @@ def agent_config(agent: str, base_url: str = "") -> ModelConfig:
     """
     if base_url:
         return ModelConfig(kind="openai", name=agent, base_url=base_url)
-    folder = Path(agent)
+    folder = place_of(agent)
     if is_run(folder):
         if not (folder / "agent").exists():
             raise NLRLError(
-                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {agent}/config.toml`"
+                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {folder}/config.toml`"
             )
         model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
         scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
         place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained, "tuning": None}
         return model.model_copy(update=place)
     return ModelConfig(name=agent)
+
+
+def place_of(agent: str) -> Path:
+    """The folder of an agent that is named by one, or by a run's URL: of that it is a local copy, fetched once in a
+    process.
+
+    Raises:
+        NLRLError: no run is at the URL.
+    """
+    return _fetched(agent) if is_url(agent) else Path(agent)
+
+
+@cache
+def _fetched(url: str) -> Path:
+    from nlrl.orchestration.local_copy import fetch  # fsspec
+
+    return fetch(url)
 
 
 def is_run(folder: Path) -> bool:
