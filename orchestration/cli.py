@@ -374,6 +374,8 @@ def verify_command(run: Where[str]) -> None:
     from nlrl.orchestration.verify import verify_run
 
     checked = verify_run(run)
+    if not checked.is_run:
+        raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
     for problem in checked.problems:
         print(problem)
     print(checked)

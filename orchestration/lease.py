@@ -168,9 +168,7 @@ def _watch(store: Store, term: int, before: dict[str, Any]) -> None:
         if told.get("ended"):
             return
         if told.get("beat") != before.get("beat") or told.get("token") != before.get("token"):
-            raise NLRLError(
-                f"{store.url} is being written by {holder}. Wait for it, stop it, or use another `out`"
-            )
+            raise NLRLError(f"{store.url} is being written by {holder}. Wait for it, stop it, or use another `out`")
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

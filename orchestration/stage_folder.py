@@ -43,9 +43,7 @@ class Stage:
         after_commit: called with the stage's folder when it is complete there.
     """
 
-    def __init__(
-        self, folder: Path, iteration: int, name: str, after_commit: Callable[[Path], None] | None = None
-    ):
+    def __init__(self, folder: Path, iteration: int, name: str, after_commit: Callable[[Path], None] | None = None):
         self.dir = folder
         self._after_commit = after_commit
         self.iteration = iteration

@@ -35,6 +35,8 @@ CHUNK = 8 * 2**20
 _ANSWERS = (FileNotFoundError, FileExistsError)
 _FINAL = (PermissionError, NotImplementedError, TypeError, ImportError, IsADirectoryError, NotADirectoryError)
 """Errors that another attempt would not mend."""
+_MARKS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created")
+"""Fields by which stores say that an object has changed."""
 _log = logging.getLogger(__name__)
 
 
@@ -145,9 +147,7 @@ class Store:
         if self._is_folder:
             made = self._exclusively(f"write {name}", lambda: self._link(name, data))
         elif _takes_mode(self._fs, "pipe_file"):
-            made = self._exclusively(
-                f"write {name}", lambda: self._fs.pipe_file(self._at(name), data, mode="create")
-            )
+            made = self._exclusively(f"write {name}", lambda: self._fs.pipe_file(self._at(name), data, mode="create"))
         else:
             made = self._put_and_look(name, data)
         return made or self.read(name) == data  # an attempt whose answer was lost may have made it
@@ -248,5 +248,4 @@ def _takes_mode(fs: Any, method: str) -> bool:
 
 
 def _mark(info: dict[str, Any]) -> str:
-    known = ("ETag", "etag", "md5Hash", "content_settings", "LastModified", "last_modified", "updated", "mtime", "created")
-    return " ".join(str(info[field]) for field in known if info.get(field))
+    return " ".join(str(info[field]) for field in _MARKS if info.get(field))

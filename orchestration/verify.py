@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import orjson
 
-from nlrl.errors import NLRLError
 from nlrl.orchestration.atomic import TEMP_PREFIX, canonical_json
 from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.records import MANIFEST_FILE, RECORDS_FILE, SHARDS_FOLDER, is_record
@@ -47,6 +46,8 @@ class Checked:
     records: int = 0
     problems: list[str] = field(default_factory=list)
     """One line each."""
+    is_run: bool = False
+    """Whether there is anything of a run at all."""
     in_order: bool = False
     """Whether the order of stages could be checked: the config is one of this version's runs."""
 
@@ -86,7 +87,7 @@ def verify_run(place: str | Path) -> Checked:
     """Checks a run, at a path or a URL.
 
     Raises:
-        NLRLError: there is no run, or the store cannot be reached.
+        NLRLError: the store cannot be reached.
     """
     there: Place = Store(str(place)) if is_url(place) else Folder(Path(place))
     return _Verifier(there, str(place).rstrip("/")).checked()
@@ -100,8 +101,7 @@ class _Verifier:
     def checked(self) -> Checked:
         """Checks everything there is."""
         found, stages = self._found, self._stages()
-        if CONFIG_FILE not in self._sizes and not stages:
-            raise NLRLError(f"{found.place} is not a run's folder (no {CONFIG_FILE} in it)")
+        found.is_run = bool(stages) or CONFIG_FILE in self._sizes
         config = self._config()
         for stage, names in sorted(stages.items()):
             if MANIFEST_FILE in names:
@@ -129,7 +129,8 @@ class _Verifier:
         if CONFIG_FILE not in self._sizes:
             return self._problem(CONFIG_FILE, "missing")
         try:
-            return RunConfig.model_validate(tomllib.loads(self._read(CONFIG_FILE).decode()))
+            values = tomllib.loads(self._read(CONFIG_FILE).decode())
+            return RunConfig.model_validate(values) if "method" in values else None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             return self._problem(CONFIG_FILE, f"not valid TOML: {error}")
         except ValueError:
@@ -276,4 +277,3 @@ def _manifest(data: bytes, stage: tuple[int, str]) -> dict[str, dict[str, Any]]:
 
 def _folder(stage: tuple[int, str]) -> str:
     return f"iterations/{stage[0]:03d}/{stage[1]}"
-
