@@ -79,9 +79,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            with suppress(NLRLError, FileNotFoundError):
-                if latest(self._store) == self.term:
-                    self._store.write(_name(self.term), self._words(ended=True))
+            with suppress(NLRLError):
+                self._store.write(_name(self.term), self._words(ended=True))
 
     # -- machinery -----------------------------------------------------------------------------------------------------
     def _begin(self) -> None:

@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,8 +105,9 @@ class LocalCopy:
         if not (path := self.folder / CONFIG_FILE).is_file() or path.read_bytes() != config:
             write_atomic(path, config)
 
-    def bring(self, wanted: Callable[[str], bool] = lambda name: True, last_term: int = 0) -> None:
-        """Fetches what the store has and this copy lacks.
+    def bring(self, wanted: Callable[[str], bool] = lambda name: True, last_term: int = 0) -> list[str]:
+        """Fetches what the store has and this copy lacks; returns what a killed driver has left there without use, the
+        pieces of stages that are committed.
 
         Args:
             wanted: by name within the run, whether a file of a stage is needed.
@@ -129,6 +131,7 @@ class LocalCopy:
         if last_term not in self.terms:
             self._bring_others(infos)
         self.save()
+        return [f"{stage}/{name}" for stage in done for name in stages[stage] if name.startswith(f"{SHARDS_FOLDER}/")]
 
     # -- stages --------------------------------------------------------------------------------------------------------
     def _bring_stage(self, stage: str, sizes: Mapping[str, int], wanted: Callable[[str], bool]) -> None:
@@ -152,6 +155,7 @@ class LocalCopy:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, manifest)
             self.committed.add(stage)
+        shutil.rmtree(folder / SHARDS_FOLDER, ignore_errors=True)
 
     def _bring_file(self, name: str, expected: Mapping[str, Any]) -> None:
         path = self.folder / name

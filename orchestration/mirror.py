@@ -65,9 +65,9 @@ class Mirror:
         self._copy.bring_config()
 
     def resume(self) -> None:
-        """Fetches what the store has, puts what a killed driver had committed here only, and begins to follow."""
+        """Fetches what the store has, finishes what a killed driver left here and there, and begins to follow."""
         lease, copy = self._opened()
-        copy.bring(last_term=lease.previous)
+        self._store.remove(copy.bring(last_term=lease.previous))
         copy.terms = [*copy.terms, lease.term]
         copy.save()
         manifests = self.folder.glob(f"iterations/*/*/{MANIFEST_FILE}")
@@ -104,16 +104,15 @@ class Mirror:
         Raises:
             NLRLError: something could not be put, and nothing worse is on its way already.
         """
-        lease, self._lease = self._lease, None
-        if lease is None:
+        if self._lease is None or self._stopped.is_set():
             return
         self._stopped.set()
         try:
             if self._thread is not None:
                 self._thread.join()
-                self._put_rest(lease)
+                self._put_rest(self._lease)
         finally:
-            lease.release()
+            self._lease.release()
 
     # -- stages --------------------------------------------------------------------------------------------------------
     def _put_stage(self, stage: Path) -> None:
@@ -194,7 +193,6 @@ class Mirror:
                 _log.warning("%s: records wait for the store: %s", self._store.url, error)
 
     def _put_rest(self, lease: Lease) -> None:
-        self._lease = lease
         broken = sys.exc_info()[0] is not None
         if broken or not self._reachable:
             self._store.pauses = ()  # there is an error to be told already
@@ -205,11 +203,9 @@ class Mirror:
             if not broken and self._reachable:
                 raise NLRLError(f"{error}. Nothing is lost: it is in {self.folder}; rerun the same command") from error
             _log.warning("%s: %s; what it lacks is in %s", self._store.url, error, self.folder)
-        finally:
-            self._lease = None
 
     def _opened(self) -> tuple[Lease, LocalCopy]:
-        assert self._lease is not None, "the mirror is closed"
+        assert self._lease is not None, "not opened yet"
         assert self._copy is not None
         return self._lease, self._copy
 

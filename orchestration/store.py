@@ -107,12 +107,21 @@ class Store:
         return self._try(f"read {name}", lambda: self._fs.cat_file(self._at(name)))
 
     def get(self, name: str, path: Path) -> str:
-        """Copies an object to a file, which appears whole; returns its sha256."""
+        """Copies an object to a file, which appears whole; returns its sha256.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temp:
-            self._try(f"read {name}", lambda: self._fs.get_file(self._at(name), str(temp)))
-            with open(temp, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with atomic_path(path) as temp:
+                self._try(f"read {name}", lambda: self._fs.get_file(self._at(name), str(temp)))
+                with open(temp, "rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+        except NLRLError as error:  # a file that cannot be written, as it looks from there
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from None
+            raise
 
     def stream(self, name: str) -> Iterator[bytes]:
         """An object's bytes piece by piece; nothing is kept."""

@@ -44,6 +44,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"file://{tmp_path}/store/run" if request.param == "file" else f"memory://runs/run-{next(_numbers)}"
 
 
+@pytest.fixture(params=["file", "s3"])
+def far_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same in the two that other processes reach."""
+    return (
+        f"{request.getfixturevalue('s3')}/run-{next(_numbers)}" if request.param == "s3" else f"file://{tmp_path}/run"
+    )
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """`cache("b")`: from now on this process is on another machine, as far as local copies go."""
