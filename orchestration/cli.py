@@ -307,18 +307,19 @@ def play_command(game: Where[str] = "tictactoe", agent: str = "transformer-base"
 
 
 @app.command(name="view")
-def view_command(runs: Where[str] = "runs", port: int = 8501, sample: bool = False) -> None:
+def view_command(runs: Where[str] = "runs", port: int = 8501, sample: bool = False, networks: bool = False) -> None:
     """Opens the viewer in a browser.
 
     Args:
         runs: a folder of runs, or its URL, of which a copy is fetched.
         port: on this machine's loopback address.
         sample: copy the run that comes with the package to RUNS/sample first.
+        networks: of a URL, fetch the networks, too, so that agents can be asked and played against.
     """
-    from nlrl.orchestration.local_copy import local_runs
+    from nlrl.orchestration.local_copy import but_weights, everything, local_runs
     from nlrl.ui.launch import view
 
-    view(local_runs(runs), port, sample)
+    view(local_runs(runs, everything if networks else but_weights), port, sample)
 
 
 @app.command(name="serve")

@@ -179,7 +179,7 @@ def describe(source: Source) -> Described:
     Raises:
         NLRLError: there is no such run, folder or bundled model; the run is not that far.
     """
-    folder = place_of(source.agent)
+    folder = place_of(source.agent, source.iteration)
     if is_run(folder):
         return _of_run(folder, source.iteration)
     if source.iteration is not None:
@@ -201,7 +201,7 @@ def require_plays(source: Source, game: Game[Any]) -> None:
     Raises:
         NLRLError: the run is about another game, or has made no player.
     """
-    folder = place_of(source.agent)
+    folder = place_of(source.agent, source.iteration)
     if not is_run(folder):
         return
     from nlrl.orchestration.methods import method_of

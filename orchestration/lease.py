@@ -112,7 +112,7 @@ class Lease:
 def holder_of(store: Store) -> str | None:
     """Who wrote this run last and has not said that it ended; None if nobody."""
     last = latest(store)
-    told = _read(store, last) if last else {"ended": True}
+    told = _read(store, last) if last else {}
     return None if told.get("ended") else told.get("holder")
 
 

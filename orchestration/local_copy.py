@@ -36,6 +36,7 @@ from nlrl.orchestration.run_folder import CONFIG_FILE, LOCK_FILE
 from nlrl.orchestration.stage_folder import describe
 from nlrl.orchestration.store import Store, cache_folder, is_url
 
+Wanted = Callable[[str], bool]
 STATE_FILE = ".store.json"
 ID_FILE = ".nlrl/run.json"
 STORED = "stored"
@@ -44,6 +45,16 @@ SUPERSEDED = ".superseded"
 _STAGE = re.compile(r"(iterations/\d+/[a-z0-9_-]+)/(.+)")
 _SEGMENT = re.compile(rf"{SHARDS_FOLDER}/(\d+)-(\d+)\.(jsonl|ledger)")
 _log = logging.getLogger(__name__)
+
+
+def everything(name: str) -> bool:
+    """All of a run."""
+    return True
+
+
+def but_weights(name: str) -> bool:
+    """What it takes to look at a run: everything but networks, which may be large."""
+    return not name.endswith((".safetensors", ".bin", ".pt"))
 
 
 class LocalCopy:
@@ -105,12 +116,12 @@ class LocalCopy:
         if not (path := self.folder / CONFIG_FILE).is_file() or path.read_bytes() != config:
             write_atomic(path, config)
 
-    def bring(self, wanted: Callable[[str], bool] = lambda name: True, last_term: int = 0) -> list[str]:
+    def bring(self, wanted: Wanted = everything, last_term: int = 0) -> list[str]:
         """Fetches what the store has and this copy lacks; returns what a killed driver has left there without use, the
         pieces of stages that are committed.
 
         Args:
-            wanted: by name within the run, whether a file of a stage is needed.
+            wanted: by name within the run, whether a file is needed.
             last_term: of whoever wrote the run last.
 
         Raises:
@@ -129,12 +140,12 @@ class LocalCopy:
             if not (self.folder / stage / MANIFEST_FILE).is_file():
                 self._bring_segments(stage, stages[stage])
         if last_term not in self.terms:
-            self._bring_others(infos)
+            self._bring_others({name: info for name, info in infos.items() if wanted(name)})
         self.save()
         return [f"{stage}/{name}" for stage in done for name in stages[stage] if name.startswith(f"{SHARDS_FOLDER}/")]
 
     # -- stages --------------------------------------------------------------------------------------------------------
-    def _bring_stage(self, stage: str, sizes: Mapping[str, int], wanted: Callable[[str], bool]) -> None:
+    def _bring_stage(self, stage: str, sizes: Mapping[str, int], wanted: Wanted) -> None:
         folder, known = self.folder / stage, stage in self.committed
         path = folder / MANIFEST_FILE
         known = known and path.is_file()
@@ -240,12 +251,12 @@ _MEND = "put it back from a copy, or delete the stage in the store to have it ma
 
 
 # -- reading only ------------------------------------------------------------------------------------------------------
-def local(place: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> Path:
+def local(place: str | Path, wanted: Wanted = everything) -> Path:
     """The folder of a run: the place itself, or the copy of what is at a URL, brought up to date; see `fetch`."""
     return fetch(str(place), wanted) if is_url(place) else Path(place)
 
 
-def local_runs(place: str | Path, wanted: Callable[[str], bool] = lambda name: True) -> Path:
+def local_runs(place: str | Path, wanted: Wanted = everything) -> Path:
     """The same for a folder of runs: itself, its children and theirs, as the viewer looks for them.
 
     Raises:
@@ -262,17 +273,12 @@ def local_runs(place: str | Path, wanted: Callable[[str], bool] = lambda name: T
     return cache_folder(url)
 
 
-def but_weights(name: str) -> bool:
-    """What it takes to look at a run: everything but networks, which may be large."""
-    return not name.endswith((".safetensors", ".bin", ".pt"))
-
-
-def fetch(url: str, wanted: Callable[[str], bool] = lambda name: True, cache: str | None = None) -> Path:
+def fetch(url: str, wanted: Wanted = everything, cache: str | None = None) -> Path:
     """Brings the local copy of a run up to date, to read it; returns its folder. A copy that a driver on this machine
     is writing is ahead of the store, and is returned as it is.
 
     Args:
-        wanted: by name within the run, whether a file of a stage is needed.
+        wanted: by name within the run, whether a file is needed.
         cache: the folder of all copies.
 
     Raises:

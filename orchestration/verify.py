@@ -219,19 +219,25 @@ class _Lines:
 
     def _line(self, line: bytes) -> None:
         self._number += 1
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            record = None
-        if not is_record(record):
+        key = _key(line)
+        if key is None:
             self._bad = self._bad or self._number
             return
         self.count += 1
-        if self._ordered and self.count > 1 and record["key"] <= self._last and not self._unsorted:
+        if self._ordered and self.count > 1 and key <= self._last and not self._unsorted:
             self._unsorted = True
-            wrong = "is there twice" if record["key"] == self._last else "comes after a greater one"
-            self._problem(f"line {self._number}: key {record['key']} {wrong}")
-        self._last = record["key"]
+            wrong = "is there twice" if key == self._last else "comes after a greater one"
+            self._problem(f"line {self._number}: key {key} {wrong}")
+        self._last = key
+
+
+def _key(line: bytes) -> str | None:
+    """The key of a record; None if the line is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record["key"] if is_record(record) else None
 
 
 # -- what a run must be ------------------------------------------------------------------------------------------------

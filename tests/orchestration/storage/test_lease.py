@@ -94,7 +94,8 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
 def test_a_term_from_long_ago_is_not_waited_for(url, elsewhere, monkeypatch):
     store = Store(url)
     silent(Lease.take(store, 600))
-    monkeypatch.setattr(time, "time", lambda now=time.time(): now + 2 * lease_module.LONG_AGO)
+    later = time.time() + 2 * lease_module.LONG_AGO
+    monkeypatch.setattr(time, "time", lambda: later)
     Lease.take(store, 600).release()
 
 
