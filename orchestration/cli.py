@@ -26,7 +26,7 @@ def report_command(run: Where[str], out: Path | None = None) -> None:
         run: the run's folder, or its URL.
         out: a folder for index.html, which needs nothing else, and for each figure as SVG and PNG.
     """
-    from nlrl.orchestration.local_copy import but_weights, local
+    from nlrl.orchestration.fetching import but_weights, local
     from nlrl.orchestration.report import report
 
     folder = local(run, but_weights)
@@ -316,7 +316,8 @@ def view_command(runs: Where[str] = "runs", port: int = 8501, sample: bool = Fal
         sample: copy the run that comes with the package to RUNS/sample first.
         networks: of a URL, fetch the networks, too, so that agents can be asked and played against.
     """
-    from nlrl.orchestration.local_copy import but_weights, everything, local_runs
+    from nlrl.orchestration.fetching import but_weights, local_runs
+    from nlrl.orchestration.local_copy import everything
     from nlrl.ui.launch import view
 
     view(local_runs(runs, everything if networks else but_weights), port, sample)

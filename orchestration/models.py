@@ -75,7 +75,7 @@ def place_of(agent: str, iteration: int | None = None) -> Path:
 
 @cache
 def _fetched(url: str, iteration: int | None) -> Path:
-    from nlrl.orchestration.local_copy import but_weights, fetch  # fsspec
+    from nlrl.orchestration.fetching import but_weights, fetch  # fsspec
 
     within = f"{AGENT_FOLDER}/" if iteration is None else f"iterations/{iteration:03d}/"
     return fetch(url, lambda name: but_weights(name) or name.startswith(within))

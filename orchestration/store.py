@@ -51,6 +51,7 @@ def cache_folder(url: str, cache: str | Path | None = None) -> Path:
     Args:
         cache: the folder of all copies; `runs` in `$NLRL_CACHE`, else in `~/.cache/nlrl`, if not given.
     """
+    _refuse_keys(url)
     root = cache or Path(os.environ.get("NLRL_CACHE") or Path.home() / ".cache" / "nlrl") / "runs"
     parts = [re.sub(r"[^\w.=+@-]", "_", part) for part in re.split(r"/+|::", url) if part]
     if ".." in parts or "." in parts:
@@ -69,6 +70,7 @@ class Store:
     """
 
     def __init__(self, url: str, pauses: Iterable[float] | None = None):
+        _refuse_keys(url)
         self.url = url.rstrip("/")
         self.pauses = tuple(PAUSES if pauses is None else pauses)
         self._fs, root = _opened(self.url)
@@ -230,6 +232,13 @@ class Store:
         self.write(name, data)
         time.sleep(SETTLE)
         return self.read(name) == data
+
+
+def _refuse_keys(url: str) -> None:
+    """A URL goes into configs, logs and records; a key must not."""
+    if re.search(r"://[^/@]*:[^/@]*@", url):
+        shown = re.sub(r"://[^/@]*@", "://...@", url)
+        raise NLRLError(f"{shown}: a URL must hold no key; set the store's own variables in the environment instead")
 
 
 def _opened(url: str) -> tuple[Any, str]:

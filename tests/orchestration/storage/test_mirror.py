@@ -17,7 +17,7 @@ import pytest
 from nlrl.errors import NLRLError
 from nlrl.orchestration import lease as lease_module
 from nlrl.orchestration.budget import Entry, Meter
-from nlrl.orchestration.local_copy import fetch
+from nlrl.orchestration.fetching import fetch
 from nlrl.orchestration.loop import run as run_config
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.store import Store

@@ -158,3 +158,10 @@ def test_local_copies_lie_where_the_url_says(tmp_path):
     assert cache_folder("s3://b/a b?c", tmp_path) == tmp_path / "s3/b/a_b_c"
     with pytest.raises(NLRLError, match=r"no '.' or '..'"):
         cache_folder("s3://b/../../etc", tmp_path)
+
+
+def test_a_key_in_a_url_is_refused_and_not_repeated(tmp_path):
+    for use in (Store, lambda url: cache_folder(url, tmp_path)):
+        with pytest.raises(NLRLError, match=r"s3://\.\.\.@b/x: a URL must hold no key") as refused:
+            use("s3://AKIA:planted-secret@b/x")
+        assert "planted" not in str(refused.value)

@@ -15,7 +15,7 @@ from nlrl.errors import NLRLError
 from nlrl.orchestration import frozen
 from nlrl.orchestration.cli import run_cli
 from nlrl.orchestration.config import RunConfig, load_config, to_toml, validated
-from nlrl.orchestration.local_copy import but_weights, local_runs
+from nlrl.orchestration.fetching import but_weights, local_runs
 from nlrl.orchestration.overrides import overridden
 from nlrl.orchestration.store import Store, cache_folder
 
