@@ -240,6 +240,7 @@ def bench_command(
             "games",
             "kernels",
             "memory",
+            "mirror",
             "serve",
             "stages",
             "storage",
@@ -257,8 +258,8 @@ def bench_command(
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
-            memory (what a run with Hugging Face models takes), viewer (finding games among many), viewer_step (the next
-            move in a browser).
+            memory (what a run with Hugging Face models takes), mirror (what keeping a run in a store costs), viewer
+            (finding games among many), viewer_step (the next move in a browser).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module
