@@ -91,11 +91,12 @@ def spent_by(stages: Iterable[Any], until: int | None = None, measuring: bool = 
 
 
 def read_ledger(shards: Path) -> Budget | None:
-    """The sum of a stage's ledger; None if it has none."""
-    path = shards / LEDGER_FILE
-    if not path.is_file():
+    """The sum of a stage's ledgers (one a machine that worked on it); None if it has none."""
+    paths = sorted(shards.glob("*.ledger"))
+    if not paths:
         return None
-    entries = {entry[0]: entry[1:] for line, _, _ in scan_lines(path, _is_line) for entry in line["spent"]}
+    lines = (line for path in paths for line, _, _ in scan_lines(path, _is_line))
+    entries = {entry[0]: entry[1:] for line in lines for entry in line["spent"]}
     return Budget(*map(sum, zip(*entries.values(), strict=True))) if entries else Budget()
 
 

@@ -20,22 +20,24 @@ WIDTH = 160
 
 
 @app.command(name="report")
-def report_command(run: Where[Path], out: Path | None = None) -> None:
+def report_command(run: Where[str], out: Path | None = None) -> None:
     """Prints a run's tables; with --out, writes them and its figures as a page to share.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or its URL.
         out: a folder for index.html, which needs nothing else, and for each figure as SVG and PNG.
     """
+    from nlrl.orchestration.fetching import but_weights, local
     from nlrl.orchestration.report import report
 
-    if not (run / "config.toml").exists():
+    folder = local(run, but_weights)
+    if not (folder / "config.toml").exists():
         raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
-    show(report(run))
+    show(report(folder))
     if out is not None:
         from nlrl.ui.report import write_report
 
-        print(write_report(run, out))
+        print(write_report(folder, out))
 
 
 @app.command(name="check-texts")
@@ -78,7 +80,8 @@ def eval_command(
     """Measures an agent: sampled games with intervals and, for small games played greedily, its exact results.
 
     Args:
-        agent: a run's folder, a model folder or bundled name, or (with --base-url) a model's name at an endpoint.
+        agent: a run's folder or URL, a model folder or bundled name, or (with --base-url) a model's name at an
+            endpoint.
         game: the game, as in `tictactoe`.
         opponents: whom it plays.
         games: sampled games against each opponent, in seat-swapped pairs.
@@ -94,7 +97,7 @@ def eval_command(
 
 @app.command(name="league")
 def league_command(
-    out: Where[Path],
+    out: Where[str],
     members: tuple[str, ...] = (),
     game: str = "tictactoe",
     pairs: int = 50,
@@ -105,7 +108,7 @@ def league_command(
     """Lets players and checkpoints meet each other, and rates them; called again with more members it goes on.
 
     Args:
-        out: the league's folder.
+        out: the league's folder, or its URL.
         members: named as opponents are, e.g. random "mcts(100,1)" "agent(runs/a)" "agent(runs/a,iteration=2)".
         game: the game, as in `tictactoe`.
         pairs: seat-swapped pairs of games between each two members.
@@ -241,6 +244,7 @@ def bench_command(
             "kills",
             "load",
             "memory",
+            "mirror",
             "scale_bill",
             "scale_costs",
             "scale_simulation",
@@ -263,11 +267,11 @@ def bench_command(
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
-            kills (whatever dies, nothing is lost), memory (what a run with Hugging Face models takes), transfer (new
-            weights on their way to engines), viewer (finding games among many), viewer_step (the next move in a
-            browser), watching (what logs, metrics and times cost), load (many actors against one engine), scale_costs,
-            scale_simulation and scale_bill (what a turn costs the platform; ten thousand actors, simulated; what 10^9
-            turns need).
+            kills (whatever dies, nothing is lost), memory (what a run with Hugging Face models takes), mirror (what
+            keeping a run in a store costs), transfer (new weights on their way to engines), viewer (finding games among
+            many), viewer_step (the next move in a browser), watching (what logs, metrics and times cost), load (many
+            actors against one engine), scale_costs, scale_simulation and scale_bill (what a turn costs the platform;
+            ten thousand actors, simulated; what 10^9 turns need).
         rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
     """
     from importlib import import_module
@@ -316,17 +320,20 @@ def play_command(game: Where[str] = "tictactoe", agent: str = "transformer-base"
 
 
 @app.command(name="view")
-def view_command(runs: Where[Path] = Path("runs"), port: int = 8501, sample: bool = False) -> None:
+def view_command(runs: Where[str] = "runs", port: int = 8501, sample: bool = False, networks: bool = False) -> None:
     """Opens the viewer in a browser.
 
     Args:
-        runs: a folder of runs.
+        runs: a folder of runs, or its URL, of which a copy is fetched.
         port: on this machine's loopback address.
         sample: copy the run that comes with the package to RUNS/sample first.
+        networks: of a URL, fetch the networks, too, so that agents can be asked and played against.
     """
+    from nlrl.orchestration.fetching import but_weights, local_runs
+    from nlrl.orchestration.local_copy import everything
     from nlrl.ui.launch import view
 
-    view(runs, port, sample)
+    view(local_runs(runs, everything if networks else but_weights), port, sample)
 
 
 @app.command(name="serve")
@@ -390,19 +397,26 @@ def status_command(runs: Where[tuple[Path, ...]], json: bool = False) -> None:
 
 
 @app.command(name="verify")
-def verify_command(run: Where[Path]) -> None:
-    """Checks that a run's committed files are whole.
+def verify_command(run: Where[str]) -> None:
+    """Proves a run whole: manifests, hashes, counts, records, keys, and that no stage lacks one it was made from.
+
+    Prints what was checked and a line for each problem; the exit code is 1 if there is one. At a URL every byte is read
+    once and none is kept.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or its URL.
     """
-    from nlrl.orchestration.run_folder import verify
+    from nlrl.orchestration.verify import verify_run
 
-    problems = verify(run)
-    for problem in problems:
+    checked = verify_run(run)
+    if not checked.is_run:
+        raise NLRLError(f"{run} is not a run's folder (no config.toml in it)")
+    for problem in checked.problems:
         print(problem)
-    if problems:
-        raise NLRLError(f"{run}: {len(problems)} problem(s)")
+    print(checked)
+    if checked.problems:
+        print(f"{run}: {len(checked.problems)} problem(s)", file=sys.stderr)
+        raise SystemExit(1)
     print(f"{run}: whole")
 
 

@@ -21,6 +21,7 @@ from nlrl.orchestration.league_config import RunLeagueConfig
 from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfig
 from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
+from nlrl.orchestration.store_config import StoreConfig
 from nlrl.orchestration.toml_text import toml_text
 from nlrl.orchestration.watch_config import WatchConfig
 
@@ -308,8 +309,9 @@ class RunConfig(Section):
     """Names the run in tables; part of every random key."""
     method: MethodName = "actor_critic"
     """What an iteration does; docs/how_it_works.md has a table of the methods."""
-    out: Path = Path("runs/run")
-    """The run's folder. Running the same config on the same folder resumes it."""
+    out: str = "runs/run"
+    """The run's folder, or a URL in a store such as s3://bucket/runs/run (docs/storage.md). Running the same config on
+    the same folder resumes it."""
     seed: int = Field(default=0, ge=0)
     """Every random number of the run derives from it."""
     iterations: int = Field(default=6, gt=0)
@@ -342,8 +344,15 @@ class RunConfig(Section):
     league: RunLeagueConfig = RunLeagueConfig()
     cluster: ClusterConfig = ClusterConfig()
     watch: WatchConfig = WatchConfig()
+    store: StoreConfig = StoreConfig()
+    """Of a run whose `out` is a URL."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder."""
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def _place(cls, out: Any) -> Any:
+        return str(out) if isinstance(out, Path) else out
 
     @field_validator("name")
     @classmethod
@@ -356,7 +365,7 @@ class RunConfig(Section):
 VOLATILE = (
     "out", "cluster", "trackers", "iterations", "max_minutes", "budget", "model.device", "model.gpus",
     "model.max_transfer_kl", "model.tuning.storage", "model.tuning.gpus_per_worker", "rollout.workers", "watch",
-    "critic.save_every", "actor.save_every",
+    "critic.save_every", "actor.save_every", "store",
 )  # fmt: skip
 """Fields that do not change what a run computes: a folder may be resumed with other values of these."""
 

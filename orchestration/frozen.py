@@ -26,7 +26,7 @@ from nlrl.envs.random import Rng, derive_seed
 from nlrl.envs.spec import Call, parse_call
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import ModelConfig, RolloutConfig, load_config
-from nlrl.orchestration.models import agent_config, is_run, open_model, scripted_module
+from nlrl.orchestration.models import agent_config, is_run, open_model, place_of, scripted_module
 from nlrl.orchestration.players import PolicyPool
 from nlrl.orchestration.run_folder import RunFolder
 
@@ -179,7 +179,7 @@ def describe(source: Source) -> Described:
     Raises:
         NLRLError: there is no such run, folder or bundled model; the run is not that far.
     """
-    folder = Path(source.agent)
+    folder = place_of(source.agent, source.iteration)
     if is_run(folder):
         return _of_run(folder, source.iteration)
     if source.iteration is not None:
@@ -201,11 +201,12 @@ def require_plays(source: Source, game: Game[Any]) -> None:
     Raises:
         NLRLError: the run is about another game, or has made no player.
     """
-    if not is_run(Path(source.agent)):
+    folder = place_of(source.agent, source.iteration)
+    if not is_run(folder):
         return
     from nlrl.orchestration.methods import method_of
 
-    config = load_config(Path(source.agent) / "config.toml")
+    config = load_config(folder / "config.toml")
     if config.game.name != game.name:
         raise NLRLError(f"{source.agent} was trained on {config.game.name} and cannot play {game.spec}")
     if method_of(config).exports != _STAGE:

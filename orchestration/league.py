@@ -83,7 +83,7 @@ class Match:
     """The seat that gave no legal move."""
 
 
-def run_league(config: LeagueConfig, out: Path) -> list[Rating]:
+def run_league(config: LeagueConfig, out: str | Path) -> list[Rating]:
     """Plays what is owed and rates everybody; returns the ratings, the strongest first.
 
     Raises:
@@ -99,7 +99,7 @@ def run_league(config: LeagueConfig, out: Path) -> list[Rating]:
         if owed or any(not stage.is_committed() for stage in folder.stages()):
             _round(config, game, folder, owed)
         ratings = rate(meetings(_records(folder).values()), config.anchor)
-        write_ratings(out / RATINGS_FILE, game, ratings)
+        write_ratings(folder.path / RATINGS_FILE, game, ratings)
     finally:
         folder.close()
     return ratings

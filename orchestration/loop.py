@@ -34,7 +34,7 @@ def run(config: RunConfig) -> RunFolder:
     """
     check(config)
     values = config.model_dump(mode="json", exclude_none=True)
-    folder = RunFolder.open(config.out, values, to_toml(config), ignore=VOLATILE)
+    folder = RunFolder.open(config.out, values, to_toml(config), ignore=VOLATILE, store=config.store)
     try:
         session = open_session(config, folder)
     except BaseException:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nlrl.backbones.language_model import LanguageModel
 from nlrl.errors import NLRLError
 from nlrl.orchestration.config import ModelConfig, load_config, validated
+from nlrl.orchestration.store import is_url
 from nlrl.orchestration.weight_sets import PARTS
+
+AGENT_FOLDER = "agent"
+"""What a finished run leaves of its agent."""
 
 
 def resolve_device(device: str) -> str:
@@ -50,17 +55,35 @@ def agent_config(agent: str, base_url: str = "") -> ModelConfig:
     """
     if base_url:
         return validated(ModelConfig, {"kind": "openai", "name": agent, "base_url": base_url}, "--base-url")
-    folder = Path(agent)
+    folder = place_of(agent)
     if is_run(folder):
-        if not (folder / "agent").exists():
+        if not (folder / AGENT_FOLDER).exists():
             raise NLRLError(
-                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {agent}/config.toml`"
+                f"{agent}: this run has no finished agent yet; finish it with `nlrl run {folder}/config.toml`"
             )
-        model, trained = load_config(folder / "config.toml").model, str(folder / "agent")
+        model, trained = load_config(folder / "config.toml").model, str(folder / AGENT_FOLDER)
         scripted = model.kind == "scripted"  # such a model is a module, told where its weights are
         place = {"options": model.options | {"agent": trained}} if scripted else {"name": trained, "tuning": None}
         return model.model_copy(update=place)
     return ModelConfig(name=agent)
+
+
+def place_of(agent: str, iteration: int | None = None) -> Path:
+    """The folder of an agent that is named by one, or by a run's URL: of that it is a local copy, fetched once in a
+    process, with the networks of an iteration or, without one, of the finished agent.
+
+    Raises:
+        NLRLError: no run is at the URL.
+    """
+    return _fetched(agent, iteration) if is_url(agent) else Path(agent)
+
+
+@cache
+def _fetched(url: str, iteration: int | None) -> Path:
+    from nlrl.orchestration.fetching import but_weights, fetch  # fsspec
+
+    within = f"{AGENT_FOLDER}/" if iteration is None else f"iterations/{iteration:03d}/"
+    return fetch(url, lambda name: but_weights(name) or name.startswith(within))
 
 
 def is_run(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,15 @@ _RESERVED = {MANIFEST_FILE, RECORDS_FILE, PARQUET_FILE, GAMES_FILE, SHARDS_FOLDE
 
 
 class Stage:
-    """One stage of one iteration: open for records until it is committed, then read-only."""
+    """One stage of one iteration: open for records until it is committed, then read-only.
 
-    def __init__(self, folder: Path, iteration: int, name: str):
+    Args:
+        after_commit: called with the stage's folder when it is complete there.
+    """
+
+    def __init__(self, folder: Path, iteration: int, name: str, after_commit: Callable[[Path], None] | None = None):
         self.dir = folder
+        self._after_commit = after_commit
         self.iteration = iteration
         self.name = name
         self._writers: list[RecordWriter] = []
@@ -96,6 +101,8 @@ class Stage:
                 self._index_games()
             write_atomic(self.dir / MANIFEST_FILE, canonical_json(self._manifest(metrics, extra, count)))
         shutil.rmtree(self.dir / SHARDS_FOLDER, ignore_errors=True)
+        if self._after_commit is not None:
+            self._after_commit(self.dir)
         return self.load()
 
     def load(self) -> dict[str, Any]:

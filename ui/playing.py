@@ -138,7 +138,7 @@ def save(folder: Path, live: LiveGame, label: str, opened: Opened) -> Place:
     out = home / slug(f"{live.game.spec}-{label}")
     config = RunConfig(
         name=slug(label),
-        out=out,
+        out=str(out),
         game=GameConfig(name=live.game.name, params=live.game.params),
         model=opened.config,
     )

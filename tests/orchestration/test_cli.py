@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -213,11 +214,15 @@ def test_verify_tells_a_whole_run_from_a_damaged_one(finished, tmp_path, capsys)
     import shutil
 
     assert run_cli(["verify", str(finished)]) == 0
-    assert capsys.readouterr().out == f"{finished}: whole\n"
+    said = capsys.readouterr().out
+    assert re.search(r"15 committed stages, 0 in progress; 30 files, [\d,]+ bytes, [\d,]+ records\n", said)
+    assert said.endswith(f"{finished}: whole\n")
     copy = shutil.copytree(finished, tmp_path / "copy")
     records = copy / "iterations" / "001" / "targets" / "records.jsonl"
     records.write_bytes(records.read_bytes()[:-40])
-    assert run_cli(["verify", str(copy)]) == 2
+    with pytest.raises(SystemExit) as done:
+        run_cli(["verify", str(copy)])
+    assert done.value.code == 1
     said = capsys.readouterr()
     assert f"{records}: bytes is" in said.out
     assert "problem(s)" in said.err

@@ -440,7 +440,7 @@ def test_a_run_that_is_interrupted_amid_its_stages_ends_with_the_same_bytes(
         left[0] = calls
         with pytest.raises(Interrupted):
             run(config)
-        parts |= {path.parents[1].name for path in config.out.glob("iterations/*/*/shards/*.jsonl")}
+        parts |= {path.parents[1].name for path in Path(config.out).glob("iterations/*/*/shards/*.jsonl")}
     assert parts >= {"targets", "improvement"}
     left[0] = -1
     assert committed_files(run(config).path) == whole
