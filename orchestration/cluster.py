@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from nlrl.errors import NLRLError
@@ -59,6 +60,10 @@ class Handle(Protocol):
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Future:
         """Starts a method of the worker's object."""
+        ...
+
+    def sees(self, path: str) -> bool:
+        """Whether a file of this machine is there, and the same, where the worker is. Waits until it has started."""
         ...
 
     def close(self) -> None:
@@ -201,6 +206,13 @@ class Host:
             raise self._failure
         return getattr(self._object, method)(*args, **kwargs)
 
+    def read(self, path: str) -> bytes | None:
+        """A file as this process sees it; None, if it does not."""
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Closes the object, if it is one that can be closed. (Where a process ends with its object, nobody asks.)"""
         close = getattr(getattr(self, "_object", None), "close", None)
@@ -275,6 +287,9 @@ class InlineHandle:
             return self.call(method, *args, **kwargs)
         except Exception as error:
             return InlineFuture(None, error)
+
+    def sees(self, path: str) -> bool:
+        return True
 
     def close(self) -> None:
         host, self._host = self._host, None

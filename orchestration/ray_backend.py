@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +13,7 @@ import ray.exceptions
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
+from nlrl.orchestration.nodes import Turns, alive, cause_of_death, first_line, settled
 
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -25,6 +26,7 @@ class RayBackend:
     def __init__(self, address: str | None, num_cpus: int | None):
         self._own = self._local = False
         self._handles: list[RayHandle] = []
+        self._turns = Turns()
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
         self._host_class: Any = ray.remote(Host)
@@ -47,6 +49,8 @@ class RayBackend:
             "max_restarts": max_restarts,
             "max_task_retries": max_restarts,
         }
+        if not num_cpus and not num_gpus:
+            options["scheduling_strategy"] = self._turns.next()
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
         host_class = self._mortal_host_class if max_restarts else self._host_class
@@ -81,7 +85,7 @@ class RayBackend:
         try:
             ray.init(address=address, **quiet)
         except _FAILED_CONNECTION as error:
-            raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {_first_line(error)}") from error
+            raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {first_line(error)}") from error
         self._own = True
 
     def _check_resources(self, name: str, wanted: dict[str, float]) -> None:
@@ -127,7 +131,12 @@ class RayHandle:
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> RayFuture:
         if self.closed:
             raise NLRLError(f"worker {self.name!r} is closed")
-        return RayFuture(self._actor.call.remote(method, *args, **kwargs), self.name)
+        return RayFuture(self._actor.call.remote(method, *args, **kwargs), self.name, self._actor)
+
+    def sees(self, path: str) -> bool:
+        if len(alive()) < 2:
+            return True
+        return RayFuture(self._actor.read.remote(path), self.name, self._actor).result() == Path(path).read_bytes()
 
     def close(self) -> None:
         if not self.closed and ray.is_initialized():
@@ -138,9 +147,9 @@ class RayHandle:
 class RayFuture:
     """An answer on its way."""
 
-    def __init__(self, ref: Any, worker: str):
+    def __init__(self, ref: Any, worker: str, actor: Any):
         self.ref = ref
-        self._worker = worker
+        self._worker, self._actor = worker, actor
 
     @staticmethod
     def wait(futures: list[RayFuture], block: bool) -> list[RayFuture]:
@@ -159,16 +168,6 @@ class RayFuture:
             raise TimeoutError(f"worker {self._worker!r} has not answered in {timeout:g} s") from error
         except ray.exceptions.RayError as error:
             raise NLRLError(
-                f"worker {self._worker!r} died ({_cause_of_death(error)}). "
+                f"worker {self._worker!r} died ({cause_of_death(settled(error, self._actor))}). "
                 "Finished records are kept: rerun the same command to resume"
             ) from error
-
-
-def _cause_of_death(error: Exception) -> str:
-    found = re.search(r"Worker exit type: (\w+)", str(error))
-    kind = type(error).__name__
-    return f"{kind}, {found[1]}: killed, out of memory or crashed" if found else f"{kind}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
