@@ -7,10 +7,10 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PATIENCE = 60
 """Seconds until Ray must have made up its mind about a node that does not answer; it takes about half of them."""
+_NODE_LABEL = "ray.io/node-id"
 
 
 class Turns:
@@ -21,17 +21,21 @@ class Turns:
     def __init__(self) -> None:
         self._taken = 0
 
-    def next(self) -> Any:
-        """A scheduling strategy: the next node, or any if that one is gone when it comes to it. None: there is only
-        one."""
+    def next(self) -> dict[str, Any]:
+        """Options of an actor that is to be on the next node, or on any if that one is gone; none if there is only one.
+
+        (A soft `NodeAffinitySchedulingStrategy` would say the same, but Ray does not heed it for actors that reserve
+        nothing.)
+        """
         nodes = alive()
         if len(nodes) < 2:
-            return None
+            return {}
         here = ray.get_runtime_context().get_node_id()
         ids = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")] or [node["NodeID"] for node in nodes]
         ids.sort(key=lambda each: (each != here, each))
         self._taken += 1
-        return NodeAffinitySchedulingStrategy(ids[(self._taken - 1) % len(ids)], soft=True)
+        chosen = {_NODE_LABEL: ids[(self._taken - 1) % len(ids)]}
+        return {"label_selector": chosen, "fallback_strategy": [{"label_selector": {}}]}
 
 
 def alive() -> list[dict[str, Any]]:

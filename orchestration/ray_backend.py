@@ -50,7 +50,7 @@ class RayBackend:
             "max_task_retries": max_restarts,
         }
         if not num_cpus and not num_gpus:
-            options["scheduling_strategy"] = self._turns.next()
+            options |= self._turns.next()
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
         host_class = self._mortal_host_class if max_restarts else self._host_class

@@ -70,6 +70,24 @@ def assert_same(folder, inline, committed_files):
     assert verify(folder) == []
 
 
+_WHERE = """
+import ray
+from nlrl.orchestration.cluster import Cluster
+class Worker:
+    def node(self):
+        return ray.get_runtime_context().get_node_id()
+with Cluster("ray") as cluster:
+    workers = [cluster.spawn(Worker, num_cpus=0) for _ in range(4)]
+    found = cluster.gather([worker.call("node") for worker in workers])
+    here = ray.get_runtime_context().get_node_id()
+print(*("here" if node == here else "there" for node in found))
+"""
+
+
+def test_workers_that_reserve_nothing_take_turns_over_the_nodes(nodes):
+    assert nodes.run([sys.executable, "-c", _WHERE]).stdout.splitlines()[-1] == "here there here there"
+
+
 def test_a_killed_node_ends_the_run_with_its_name_and_the_same_command_finishes_it(
     nodes, command, tmp_path, inline, committed_files
 ):
