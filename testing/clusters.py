@@ -67,7 +67,7 @@ class TwoNodes:
     """A head and a worker node; a context manager.
 
     Args:
-        num_cpus: that each says it has.
+        num_cpus: that each says it has; besides, each has 1 of a resource by its name, "head" or "worker".
         jobs: whether the head takes jobs (its dashboard needs some seconds).
         separate: networks of their own; None takes them where they can be had.
         env: more environment variables for both nodes.
@@ -208,7 +208,7 @@ class TwoNodes:
 
     def _launch(self, node: Node, options: Sequence[str]) -> None:
         command = [RAY, "start", "--block", *options, f"--node-ip-address={node.ip}", f"--num-cpus={self._cpus}"]
-        command += [f"--object-store-memory={_MEMORY}", "--disable-usage-stats"]
+        command += [f"--object-store-memory={_MEMORY}", "--disable-usage-stats", f'--resources={{"{node.name}": 1}}']
         command += [f"--dashboard-agent-listen-port={free_port()}"]  # its default is one port for all nodes
         env, log = outside(self._folder) | self._env, self._folder / f"{node.name}.log"
         with open(log, "wb") as file:
@@ -247,13 +247,14 @@ class TwoNodes:
 
 
 def outside(folder: Path | str) -> dict[str, str]:
-    """This process's environment without what its own use of Ray has set.
+    """This process's environment without what its own use of Ray has set, and with its commands on the path.
 
     Args:
         folder: where Ray keeps its files, and the note on the newest cluster, which nobody else must find.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "PATH": path}
 
 
 def free_port() -> int:
