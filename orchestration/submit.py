@@ -11,7 +11,6 @@ The equal `ray job submit` line is printed, and nothing is done that it would no
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -152,6 +151,8 @@ def _give(client: Any, job: Job) -> None:
 
 
 def _follow(client: Any, submission_id: str) -> int:
+    import asyncio
+
     async def tail() -> None:
         async for text in client.tail_job_logs(submission_id):
             print(text, end="", flush=True)

@@ -210,6 +210,8 @@ class TwoNodes:
         command = [RAY, "start", "--block", *options, f"--node-ip-address={node.ip}", f"--num-cpus={self._cpus}"]
         command += [f"--object-store-memory={_MEMORY}", "--disable-usage-stats", f'--resources={{"{node.name}": 1}}']
         command += [f"--dashboard-agent-listen-port={free_port()}"]  # its default is one port for all nodes
+        # Nodes that share Ray's files take each other's working directories away.
+        command += [f"--temp-dir={self._folder / node.name[0]}"]
         env, log = outside(self._folder) | self._env, self._folder / f"{node.name}.log"
         with open(log, "wb") as file:
             node.process = subprocess.Popen(

@@ -88,7 +88,7 @@ def test_a_stopped_job_is_finished_by_the_same_command_under_another_id(nodes, t
     ray_job_submit(nodes, "--submission-id", "first", "--no-wait", *entry)
     assert appears(out / "iterations/001/rollout"), ray_job(nodes, "logs", "first")
     ray_job(nodes, "stop", "first")
-    assert "STOPPED" in ray_job(nodes, "status", "first")
+    assert "'first' was stopped" in ray_job(nodes, "status", "first")
     assert "iteration 0:" in ray_job(nodes, "logs", "first")
     assert committed_files(out) != reference
     said = at_root(nodes, "nlrl", "submit", CONFIG, "--address", nodes.dashboard, "--", *entry[4:])
