@@ -8,8 +8,9 @@ from typing import Any
 import ray
 import ray.exceptions
 
-PATIENCE = 60
-"""Seconds until Ray must have made up its mind about a node that does not answer; it takes about half of them."""
+PATIENCE = 90
+"""Seconds until Ray must have made up its mind about a node that does not answer: by its own settings it takes about a
+minute."""
 _NODE_LABEL = "ray.io/node-id"
 
 

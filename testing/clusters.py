@@ -40,7 +40,7 @@ QUICK_DEATH = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""A head that was started with these gives up on a silent node after some 5 s; Ray's own take about half a minute."""
+"""A head that was started with these gives up on a silent node after some 6 s; with Ray's own, after about a minute."""
 _ADDRESSES = "10.213.0.1", "10.213.0.2"
 _MEMORY = 100_000_000
 """Bytes of each node's object store."""

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . --submission-id S -- nlrl run CONFIG` on a head and a worker that `ray start` made."""
+"""`ray job submit --working-dir . --submission-id S -- nlrl run CONFIG` on a head and a worker node."""
 
 from __future__ import annotations
 
