@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -44,6 +45,7 @@ QUICK_DEATH = {
 _ADDRESSES = "10.213.0.1", "10.213.0.2"
 _MEMORY = 100_000_000
 """Bytes of each node's object store."""
+_PR_SET_PDEATHSIG = 1
 _STARTED = "Ray runtime started."
 """What `ray start` writes once the head knows the node."""
 
@@ -220,6 +222,7 @@ class TwoNodes:
                 env=env,
                 stdout=file,
                 stderr=file,
+                preexec_fn=_end_with_parent,
             )
         self._wait_for(lambda: _STARTED in log.read_text(), f"the {node.name} node did not come up")
 
@@ -246,6 +249,11 @@ class TwoNodes:
         assert node.process is not None, f"the {node.name} node does not run"
         for pid in family(node.process.pid):
             os.kill(pid, number)
+
+
+def _end_with_parent() -> None:
+    """A test that is killed cannot clean up: then Ray is told to end."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def outside(folder: Path | str) -> dict[str, str]:

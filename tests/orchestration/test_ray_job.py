@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -72,27 +73,54 @@ def appears(path, seconds=60):
     return path.exists()
 
 
-def test_configs_travel_and_little_else(nodes):
-    said = ray_job_submit(nodes, "--", "sh", "-c", "du -sb . && ls -A && ls configs")
-    size = re.search(r"^(\d+)\s+\.$", said, re.MULTILINE)
-    assert size, said
+def assert_little_travelled(log):
+    size = re.search(r"^(\d+)\s+\.$", log, re.MULTILINE)
+    assert size, log
     assert int(size[1]) < UPLOAD_LIMIT
-    assert "demo.toml" in said.split()
-    assert not {".git", ".venv", "agents", "backbones", "runs", "ui"} & set(said.split())
+    assert "configs" in log.split()
+    assert not {".git", ".venv", "agents", "backbones", "runs", "ui"} & set(log.split())
 
 
 @pytest.mark.timeout(400)
 def test_a_stopped_job_is_finished_by_the_same_command_under_another_id(nodes, tmp_path, reference, committed_files):
     out = tmp_path / "run"
-    entry = ["--", "nlrl", "run", CONFIG, "--out", str(out), *SMALL]
-    ray_job_submit(nodes, "--submission-id", "first", "--no-wait", *entry)
+    entry = ["nlrl", "run", CONFIG, "--out", str(out), *SMALL]
+    look = f"du -sb . && ls -A && exec {shlex.join(entry)}"  # what has travelled, into the job's log
+    ray_job_submit(nodes, "--submission-id", "first", "--no-wait", "--", "sh", "-c", look)
     assert appears(out / "iterations/001/rollout"), ray_job(nodes, "logs", "first")
     ray_job(nodes, "stop", "first")
     assert "'first' was stopped" in ray_job(nodes, "status", "first")
-    assert "iteration 0:" in ray_job(nodes, "logs", "first")
+    log = ray_job(nodes, "logs", "first")
+    assert "iteration 0:" in log
+    assert_little_travelled(log)
     assert committed_files(out) != reference
-    said = at_root(nodes, "nlrl", "submit", CONFIG, "--address", nodes.dashboard, "--", *entry[4:])
+    said = at_root(nodes, "nlrl", "submit", CONFIG, "--address", nodes.dashboard, "--", *entry[3:])
     assert said.splitlines()[0].startswith(f"ray job submit --address {nodes.dashboard} --working-dir . ")
     assert "SUCCEEDED" in said.splitlines()[-1]
     assert committed_files(out) == reference
     assert verify(out) == []
+
+
+_WHERE = """
+import ray
+ray.init(logging_level="ERROR")
+here = ray.get_runtime_context().get_node_id()
+print("driver on the", *({"head", "worker"} & set(next(n for n in ray.nodes() if n["NodeID"] == here)["Resources"])))
+"""
+
+
+@pytest.mark.slow
+def test_the_driver_runs_on_the_head_unless_it_asks_for_resources_of_another_node(nodes):
+    entry = ["--", "python", "-c", _WHERE]
+    assert "driver on the head" in ray_job_submit(nodes, *entry)
+    assert "driver on the worker" in ray_job_submit(nodes, "--entrypoint-resources", '{"worker": 1}', *entry)
+
+
+@pytest.mark.slow
+def test_a_job_refuses_a_folder_that_ray_would_delete(nodes):
+    done = nodes.run(
+        ["ray", "job", "submit", "--address", nodes.dashboard, "--working-dir", ".", "--", "nlrl", "run", CONFIG],
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "nlrl: out: 'runs/demo' would lie in the job's copy" in done.stdout
