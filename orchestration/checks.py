@@ -16,6 +16,7 @@ from nlrl.orchestration.diary import probe_list
 from nlrl.orchestration.frozen import FrozenModel, unopened
 from nlrl.orchestration.methods import Method, method_of
 from nlrl.orchestration.players import NONE, SELF
+from nlrl.orchestration.submit import check_in_job
 from nlrl.orchestration.training_checks import check_training
 
 
@@ -23,9 +24,10 @@ def check(config: RunConfig) -> None:
     """Tries whatever can be tried without a model.
 
     Raises:
-        NLRLError: the model cannot be trained, no such game, no language for it, no such opponent (or frozen agent), an
-            illegal probe; the message names the field.
+        NLRLError: `out` would be lost, the model cannot be trained, no such game, no language for it, no such opponent
+            (or frozen agent), an illegal probe; the message names the field.
     """
+    check_in_job(config.out)
     method = method_of(config)
     if method.exports is not None and not config.model.trainable:
         raise NLRLError(

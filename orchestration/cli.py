@@ -374,6 +374,34 @@ def serve_command(
     serve(ServeSettings(**given))
 
 
+@app.command(name="submit")
+def submit_command(
+    config: Where[Path],
+    overrides: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    address: str,
+    submission_id: str = "",
+    working_dir: Path = Path("."),
+    num_cpus: float = 0,
+    wait: bool = True,
+) -> None:
+    """Submits a run to a Ray cluster, as `ray job submit` does, after checking what can be checked here.
+
+    Args:
+        config: a TOML file in the working directory.
+        overrides: `--field value` for `nlrl run`, after `--`.
+        address: where the cluster takes jobs, as in http://HEAD:8265.
+        submission_id: of the job, used once; by default the run's name and a number. To resume, submit again.
+        working_dir: what travels with the job, but for what .gitignore and .rayignore name.
+        num_cpus: cores reserved for the driver, on any node; 0 starts it on the head.
+        wait: follow the job's log until it ends.
+    """
+    from nlrl.orchestration.submit import submit
+
+    if code := submit(config, overrides, address, submission_id, working_dir, num_cpus, wait):
+        raise SystemExit(code)
+
+
 @app.command(name="status")
 def status_command(runs: Where[tuple[Path, ...]], json: bool = False) -> None:
     """Shows how runs are: whether they are being written and by whom, how far they are, what is left, what they need.

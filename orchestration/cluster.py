@@ -21,6 +21,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nlrl.errors import NLRLError
@@ -72,6 +73,10 @@ class Handle(Protocol):
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Future:
         """Starts a method of the worker's object."""
+        ...
+
+    def sees(self, path: str) -> bool:
+        """Whether a file of this machine is there, and the same, where the worker is. Waits until it has started."""
         ...
 
     def close(self) -> None:
@@ -228,6 +233,13 @@ class Host:
         with log_context(**context):
             return self.call(method, *args, **kwargs)
 
+    def read(self, path: str) -> bytes | None:
+        """A file as this process sees it; None, if it does not."""
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Closes the object, if it is one that can be closed. (Where a process ends with its object, nobody asks.)"""
         close = getattr(getattr(self, "_object", None), "close", None)
@@ -307,6 +319,9 @@ class InlineHandle:
             return self.call(method, *args, **kwargs)
         except Exception as error:
             return InlineFuture(None, error)
+
+    def sees(self, path: str) -> bool:
+        return True
 
     def close(self) -> None:
         host, self._host = self._host, None

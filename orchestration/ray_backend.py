@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +20,7 @@ from ray._private import ray_constants
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Host, Spawned, Unusable
 from nlrl.orchestration.logs import context
+from nlrl.orchestration.nodes import Turns, alive, cause_of_death, first_line, settled
 from nlrl.orchestration.ray_watch import LocalWatch
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class RayBackend:
         self._own = self._local = False
         self._handles: list[RayHandle] = []
         self._watch: LocalWatch | None = None
+        self._turns = Turns()
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
 
@@ -56,6 +58,8 @@ class RayBackend:
             "max_task_retries": max_restarts,
             "max_concurrency": concurrency,
         }
+        if not num_cpus and not num_gpus:
+            options |= self._turns.next()
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
         host_class = type(name, (MortalHost if max_restarts else Host,), {})  # `ps` shows ray::NAME
@@ -105,7 +109,7 @@ class RayBackend:
             with _on_loopback() if _is_on_loopback_alone(address) else nullcontext():
                 ray.init(address=address, **quiet)
         except _FAILED_CONNECTION as error:
-            raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {_first_line(error)}") from error
+            raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {first_line(error)}") from error
         self._own = True
 
     def _check_resources(self, name: str, wanted: dict[str, float]) -> None:
@@ -201,7 +205,12 @@ class RayHandle:
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> RayFuture:
         if self.closed:
             raise NLRLError(f"worker {self.name!r} is closed")
-        return RayFuture(self._actor.call_in.remote(context(), method, *args, **kwargs), self.name)
+        return RayFuture(self._actor.call_in.remote(context(), method, *args, **kwargs), self.name, self._actor)
+
+    def sees(self, path: str) -> bool:
+        if len(alive()) < 2:
+            return True
+        return RayFuture(self._actor.read.remote(path), self.name, self._actor).result() == Path(path).read_bytes()
 
     def close(self) -> None:
         if not self.closed and ray.is_initialized():
@@ -212,9 +221,9 @@ class RayHandle:
 class RayFuture:
     """An answer on its way."""
 
-    def __init__(self, ref: Any, worker: str):
+    def __init__(self, ref: Any, worker: str, actor: Any):
         self.ref = ref
-        self._worker = worker
+        self._worker, self._actor = worker, actor
 
     @staticmethod
     def wait(futures: list[RayFuture], block: bool) -> list[RayFuture]:
@@ -243,7 +252,7 @@ class RayFuture:
             raise TimeoutError(f"worker {self._worker!r} has not answered in {timeout:g} s") from error
         except ray.exceptions.RayError as error:
             raise NLRLError(
-                f"worker {self._worker!r} died ({_cause_of_death(error)}). "
+                f"worker {self._worker!r} died ({cause_of_death(settled(error, self._actor))}). "
                 "Finished records are kept: rerun the same command to resume"
             ) from error
         except OSError as error:
@@ -266,13 +275,3 @@ def _dashboard() -> str | None:
         return f"http://{found}" if (found := get_dashboard_url()) else None
     except Exception:
         return None
-
-
-def _cause_of_death(error: Exception) -> str:
-    found = re.search(r"Worker exit type: (\w+)", str(error))
-    kind = type(error).__name__
-    return f"{kind}, {found[1]}: killed, out of memory or crashed" if found else f"{kind}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

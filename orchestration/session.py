@@ -18,6 +18,7 @@ from nlrl.backbones.language_model import LanguageModel, Message
 from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
+from nlrl.errors import NLRLError
 from nlrl.orchestration.budget import Meter, Metered
 from nlrl.orchestration.checkpoints import most_held
 from nlrl.orchestration.cluster import Cluster, Handle
@@ -32,7 +33,7 @@ from nlrl.orchestration.opposition import Opposition
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import RESTARTS, ServedModel, start_servers
-from nlrl.orchestration.run_folder import RunFolder
+from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.timings import Timings
@@ -226,10 +227,22 @@ def open_session(config: RunConfig, folder: RunFolder) -> Session:
     cluster = Cluster(config.cluster.kind, address=config.cluster.address)
     cluster.watch = Watch.of(config, folder.path)
     try:
-        return _start(config, folder, cluster, game, *roles)
+        session = _start(config, folder, cluster, game, *roles)
+        _check_shared(session)
+        return session
     except BaseException:
         cluster.close()
         raise
+
+
+def _check_shared(session: Session) -> None:
+    """The trainer reads and writes weights in the run's folder, wherever in the cluster it is."""
+    known = session.folder.path.absolute() / CONFIG_FILE
+    if session.trainer is not None and known.is_file() and not session.trainer.sees(str(known)):
+        raise NLRLError(
+            f"out: the trainer, on another machine of the cluster, does not see {known.parent}: "
+            "name a folder that all machines share"
+        )
 
 
 def _start(

@@ -1,111 +1,126 @@
-"""`ray job submit --working-dir . -- nlrl run CONFIG` on a cluster started with `ray start --head`."""
+"""`ray job submit --working-dir . --submission-id S -- nlrl run CONFIG` on a head and a worker node."""
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
+from __future__ import annotations
+
+import re
+import shlex
 import time
 from pathlib import Path
 
 import pytest
 
-from nlrl.orchestration.report import evaluations
-from nlrl.orchestration.run_folder import RunFolder, verify
+import nlrl
+from nlrl.orchestration.config import load_config
+from nlrl.orchestration.loop import run
+from nlrl.orchestration.overrides import overridden
+from nlrl.orchestration.run_folder import verify
+from nlrl.testing.clusters import TwoNodes
 
-RAY = Path(sys.executable).parent / "ray"
-CONFIG = """
-name = "job"
-out = "{out}"
-iterations = 1
-trackers = []
-[model]
-kind = "scripted"
-name = "nlrl.testing.by_rules"
-[rollout]
-games = 16
-workers = 2
-[evaluation]
-games = 4
-opponents = ["random"]
-value_states = 5
-"""
+ROOT = Path(nlrl.__file__).parent
+CONFIG = "configs/demo.toml"
+SMALL = [
+    *("--model.kind", "scripted", "--model.name", "nlrl.testing.by_rules"),
+    *("--iterations", "1", "--rollout.games", "16", "--rollout.workers", "2", "--cluster.threads", "1"),
+    *("--targets.texts-max", "2", "--targets.continuations", "4"),
+    *("--evaluation.games", "4", "--evaluation.value-states", "3"),
+]
+UPLOAD_LIMIT = 500_000
+"""Bytes that may travel from the repository's root. Ray would take hundreds of times as much; but packages are kept in
+the head's memory and sent to each node."""
 
 
-def outside(folder):
-    """The environment of a user's shell: what this process's own use of Ray has set must not leak into a cluster."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return kept | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder}
+@pytest.fixture(scope="module")
+def nodes():
+    with TwoNodes(jobs=True) as started:
+        yield started
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, committed_files):
+    """The bytes of the same run, inline and never stopped."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    config = overridden(load_config(ROOT / CONFIG), [*SMALL, "--out", str(out), "--cluster.kind", "inline"])
+    return committed_files(run(config).path)
 
 
-@pytest.fixture
-def short_folder():
-    """Ray keeps its sockets here, whose paths may not be long; and the note on the newest cluster, which other tests
-    must not find."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+def at_root(nodes, *command, code=0):
+    """What a command says that was given at the repository's root, on the head."""
+    done = nodes.run(command, cwd=ROOT)
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
-@pytest.fixture
-def cluster(short_folder):
-    """The address that jobs are submitted to; the cluster dies with the test."""
-    port, dashboard = free_port(), free_port()
-    command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
-    command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-    head = subprocess.Popen(
-        command, start_new_session=True, env=outside(short_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        address = f"http://127.0.0.1:{dashboard}"
-        wait_for(dashboard)
-        yield address
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+def ray_job(nodes, what, *arguments):
+    return at_root(nodes, "ray", "job", what, "--address", nodes.dashboard, *arguments)
 
 
-def wait_for(port, seconds=90):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    pytest.fail(f"the cluster's dashboard did not come up on port {port}")
-
-
-def submitted(command, env, seconds=90):
-    """The job once it is over. A dashboard answers before there is anybody to give jobs to: then none was submitted."""
-    deadline = time.monotonic() + seconds
-    while True:
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240)
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
-            return done
+def ray_job_submit(nodes, *arguments):
+    """A dashboard answers before there is anybody to give jobs to: then none was submitted."""
+    command = ["ray", "job", "submit", "--address", nodes.dashboard, "--working-dir", ".", *arguments]
+    for _ in range(60):
+        done = nodes.run(command, cwd=ROOT)
+        if "No available agent" not in done.stdout:
+            break
         time.sleep(1)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def appears(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.exists()
+
+
+def assert_little_travelled(log):
+    size = re.search(r"^(\d+)\s+\.$", log, re.MULTILINE)
+    assert size, log
+    assert int(size[1]) < UPLOAD_LIMIT
+    assert "configs" in log.split()
+    assert not {".git", ".venv", "agents", "backbones", "runs", "ui"} & set(log.split())
 
 
 @pytest.mark.timeout(400)
-def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, short_folder, tmp_path):
-    work = tmp_path / "work"
-    work.mkdir()
+def test_a_stopped_job_is_finished_by_the_same_command_under_another_id(nodes, tmp_path, reference, committed_files):
     out = tmp_path / "run"
-    (work / "job.toml").write_text(CONFIG.format(out=out))
-    entry = [sys.executable, "-m", "nlrl.orchestration.cli", "run", "job.toml"]
-    command = [RAY, "job", "submit", "--address", cluster, "--working-dir", str(work), "--", *entry]
-    done = submitted(command, outside(short_folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
-    assert sorted(evaluations(RunFolder(out))) == [0, 1], done.stdout + done.stderr
+    entry = ["nlrl", "run", CONFIG, "--out", str(out), *SMALL]
+    look = f"du -sb . && ls -A && exec {shlex.join(entry)}"  # what has travelled, into the job's log
+    ray_job_submit(nodes, "--submission-id", "first", "--no-wait", "--", "sh", "-c", look)
+    assert appears(out / "iterations/001/rollout"), ray_job(nodes, "logs", "first")
+    ray_job(nodes, "stop", "first")
+    assert "'first' was stopped" in ray_job(nodes, "status", "first")
+    log = ray_job(nodes, "logs", "first")
+    assert "iteration 0:" in log
+    assert_little_travelled(log)
+    assert committed_files(out) != reference
+    said = at_root(nodes, "nlrl", "submit", CONFIG, "--address", nodes.dashboard, "--", *entry[3:])
+    assert said.splitlines()[0].startswith(f"ray job submit --address {nodes.dashboard} --working-dir . ")
+    assert "SUCCEEDED" in said.splitlines()[-1]
+    assert committed_files(out) == reference
     assert verify(out) == []
+
+
+_WHERE = """
+import ray
+ray.init(logging_level="ERROR")
+here = ray.get_runtime_context().get_node_id()
+print("driver on the", *({"head", "worker"} & set(next(n for n in ray.nodes() if n["NodeID"] == here)["Resources"])))
+"""
+
+
+@pytest.mark.slow
+def test_the_driver_runs_on_the_head_unless_it_asks_for_resources_of_another_node(nodes):
+    entry = ["--", "python", "-c", _WHERE]
+    assert "driver on the head" in ray_job_submit(nodes, *entry)
+    assert "driver on the worker" in ray_job_submit(nodes, "--entrypoint-resources", '{"worker": 1}', *entry)
+
+
+@pytest.mark.slow
+def test_a_job_refuses_a_folder_that_ray_would_delete(nodes):
+    done = nodes.run(
+        ["ray", "job", "submit", "--address", nodes.dashboard, "--working-dir", ".", "--", "nlrl", "run", CONFIG],
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "nlrl: out: 'runs/demo' would lie in the job's copy" in done.stdout
