@@ -44,7 +44,16 @@ def check(config: RunConfig) -> None:
         _check_checkpoints(config, method)
     probe_list(config, game)
     _check_replay(config, method)
+    _check_staleness(config, method)
     method.check(config, game)
+
+
+def _check_staleness(config: RunConfig, method: Method) -> None:
+    if config.staleness and not method.gathers:
+        raise NLRLError(
+            f"staleness is {config.staleness}, but method '{config.method}' has nothing to gather while networks "
+            "learn; leave it 0"
+        )
 
 
 def _check_replay(config: RunConfig, method: Method) -> None:
@@ -90,8 +99,8 @@ def _check_checkpoints(config: RunConfig, method: Method) -> None:
     if "actor" not in [name for name, _ in method.stages]:
         raise NLRLError(f"{field}: method '{config.method}' trains no actor, so there are no checkpoints to play")
     for one in in_rollout:
-        if isinstance(one.which, int) and one.which >= config.iterations:
-            last = config.iterations - 1
+        last = max(config.iterations - 1 - config.staleness, 0)
+        if isinstance(one.which, int) and one.which > last:
             raise NLRLError(f"rollout.opponents: checkpoint({one.which}) meets nobody: the last one played is {last}")
     if "all" in [one.which for one in in_rollout]:
         raise NLRLError("rollout.opponents: checkpoint(all) is for league.members; here, checkpoint(random) draws one")

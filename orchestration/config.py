@@ -289,6 +289,9 @@ class RunConfig(Section):
     """Every random number of the run derives from it."""
     iterations: int = Field(default=6, gt=0)
     """Language policy iterations."""
+    staleness: int = Field(default=0, ge=0, le=2)
+    """0: iterations one after the other. 1, 2: games and targets of so many further iterations are made while networks
+    learn, with weights that are so many iterations older; see docs/asynchrony.md."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Start no further iteration that would, at the pace so far, end later than this."""
     control: Control = "none"

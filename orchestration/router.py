@@ -19,7 +19,7 @@ import threading
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlrl.backbones.language_model import Completion, Request
@@ -131,6 +131,14 @@ class Router:
         travels and not the weights."""
         self._weights[name] = version, state[0]
 
+    def noted(self, name: str) -> tuple[str, Any] | None:
+        """Version and weights (a reference, where `Cluster.put` gave one) that were last put under a name."""
+        return self._weights.get(name)
+
+    def copy(self) -> Router:
+        """Another router to the same servers, with a load and notes of weights of its own."""
+        return _restored(self._servers, self._most, self._weights)
+
     def drop_weights(self, name: str) -> None:
         """Frees the memory of a weight set in all servers."""
         self.forget_weights(name)
@@ -221,13 +229,24 @@ def affinity(request: Request) -> int:
 
 
 class ServedModel:
-    """A `LanguageModel` that answers through a router with one weight set."""
+    """A `LanguageModel` that answers through a router with one weight set.
 
-    def __init__(self, router: Router, weights: str = BASE, description: dict[str, Any] | None = None):
+    Args:
+        places: the servers' names of weight sets that go by others here.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        weights: str = BASE,
+        description: dict[str, Any] | None = None,
+        places: Mapping[str, str] | None = None,
+    ):
         described = description or router.describe()
         self.name: str = described["name"]
         self.reads_expectations: bool = described["reads_expectations"]
-        self.router, self._weights = router, weights
+        self.places = dict(places or {})
+        self.router, self._weights = router, self.places.get(weights, weights)
         self._version = ""
 
     @property
@@ -237,8 +256,15 @@ class ServedModel:
 
     def with_weights(self, weights: str) -> ServedModel:
         """The same servers, another weight set."""
-        described = {"name": self.name, "reads_expectations": self.reads_expectations}
-        return ServedModel(self.router, weights, described)
+        return ServedModel(self.router, weights, self._description, self.places)
+
+    def apart(self, places: Mapping[str, str]) -> ServedModel:
+        """The base of the same servers through a router of its own, with other names for weight sets."""
+        return ServedModel(self.router.copy(), BASE, self._description, places)
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        return {"name": self.name, "reads_expectations": self.reads_expectations}
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         if not requests:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from nlrl.backbones.language_model import LanguageModel
 from nlrl.envs import make
 from nlrl.envs.game import Game
 from nlrl.envs.opponents import Opponent
+from nlrl.errors import NLRLError
 from nlrl.orchestration.budget import Meter, Metered
 from nlrl.orchestration.checkpoints import most_held
 from nlrl.orchestration.cluster import Cluster, Handle
@@ -24,7 +26,7 @@ from nlrl.orchestration.exact import is_small
 from nlrl.orchestration.frozen import FrozenModel, Source, describe, read_weights, sources
 from nlrl.orchestration.gpus import gpus_of
 from nlrl.orchestration.models import scripted_module
-from nlrl.orchestration.opposition import Opposition
+from nlrl.orchestration.opposition import Held, Opposition
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import ServedModel, start_servers
@@ -33,6 +35,10 @@ from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network, TrainerActor
 from nlrl.orchestration.weight_sets import BASE
+
+
+class Stopped(NLRLError):
+    """This half of an asynchronous run ends because the other one has failed."""
 
 
 @dataclass
@@ -56,6 +62,10 @@ class Session(Speakers):
     """Which weight version plays which part now; `base` until it is first trained."""
     iteration: int = 0
     """That stages are run for; it decides whom `checkpoint(last)` means."""
+    held: Held = field(default_factory=Held)
+    """Checkpoints in the model servers."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set where the other half of an asynchronous run has failed: this one ends at its next job."""
 
     def __post_init__(self) -> None:
         self.opposition = Opposition(self)  # pyright: ignore[reportArgumentType]
@@ -63,6 +73,7 @@ class Session(Speakers):
     @contextmanager
     def spending(self, iteration: int, name: str) -> Iterator[None]:
         """Within it, what is spent is entered into the ledger of a stage; a committed one has no more costs."""
+        self._go_on()
         self.iteration = iteration
         stage = self.folder.stage(iteration, name)
         if not stage.is_committed():
@@ -95,6 +106,19 @@ class Session(Speakers):
         for index, (result, spent) in self.cluster.map_unordered(self.workers, "metered", calls):
             self.meter.note(spent)
             yield index, result
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.stopping.is_set():
+            raise Stopped("the other half of the run has failed")
+
+    def told(self) -> dict[str, int]:
+        """What the manifest of a gathered set says of it in an asynchronous run: the `staleness` of the weights that
+        made it, in iterations."""
+        if not self.config.staleness:
+            return {}
+        newest = max(iteration_of(version) for version in self.versions.values())
+        return {"staleness": self.iteration - 1 - newest}
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
@@ -136,8 +160,16 @@ class Session(Speakers):
 
     def put_weights(self, name: str, version: str, state: Any) -> None:
         """Makes weights answer under a name."""
-        weights = self.cluster.put(state)
+        self.hand_out(name, version, self.cluster.put(state))
+
+    def hand_out(self, name: str, version: str, weights: Any) -> None:
+        """The same of weights that are in the cluster already, as `Cluster.put` gave them."""
         self.student.router.put_weights(name, version, weights)
+        self.note_weights(name, version, weights)
+
+    def note_weights(self, name: str, version: str, weights: Any) -> None:
+        """Tells this session's router and workers what answers under a name."""
+        self.student.router.note_weights(name, version, (weights,))
         self.cluster.gather([worker.call("note_weights", name, version, (weights,)) for worker in self.workers])
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
@@ -195,6 +227,7 @@ def _start(
     gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
     more = max(most_held(config.rollout.opponents), 2 if config.league.every else 0)
     more += config.method == "nlac"  # its target weights
+    more += ahead_sets(config)
     router = start_servers(cluster, config.model, count, max(1, cores // count), gpus, more_sets=more)
     student = ServedModel(router)
     meter, own_teacher = Meter(), None
@@ -231,21 +264,31 @@ def _start(
         meter,
         frozen,
     )
-    session.workers = [
-        cluster.spawn(
-            TextWorker,
-            config,
-            game.spec,
-            student,
-            own_teacher,
-            session.seed("policy"),
-            frozen,
-            num_cpus=0,
-            name=f"rollout-{index}",
-        )
-        for index in range(config.rollout.workers)
-    ]
+    session.workers = start_workers(session, own_teacher, "rollout")
     return session
+
+
+def start_workers(session: Session, own_teacher: ServedModel | None, name: str) -> list[Handle]:
+    """Rollout workers that ask a session's student; own_teacher: None where that is the student."""
+    given = session.config, session.game.spec, session.student, own_teacher, session.seed("policy"), session.frozen
+    return [
+        session.cluster.spawn(TextWorker, *given, num_cpus=0, name=f"{name}-{index}")
+        for index in range(session.config.rollout.workers)
+    ]
+
+
+def ahead_sets(config: RunConfig) -> int:
+    """Weight sets that servers hold for the gathering half of an asynchronous run."""
+    if not config.staleness:
+        return 0
+    from nlrl.orchestration.methods import method_of  # methods are made of stages, which take sessions
+
+    return len(method_of(config).asked(config)) + most_held(config.rollout.opponents)
+
+
+def iteration_of(version: str) -> int:
+    """The iteration that made a weight version such as `actor@3`; 0 for the base."""
+    return 0 if version == BASE else int(version.rpartition("@")[2])
 
 
 def _freeze(
