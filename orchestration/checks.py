@@ -15,6 +15,7 @@ from nlrl.orchestration.config import EvaluationConfig, RolloutConfig, RunConfig
 from nlrl.orchestration.diary import probe_list
 from nlrl.orchestration.frozen import FrozenModel, unopened
 from nlrl.orchestration.methods import Method, method_of
+from nlrl.orchestration.placement import check_placement
 from nlrl.orchestration.players import NONE, SELF
 
 
@@ -45,6 +46,7 @@ def check(config: RunConfig) -> None:
     probe_list(config, game)
     _check_replay(config, method)
     _check_staleness(config, method)
+    check_placement(config)
     method.check(config, game)
 
 

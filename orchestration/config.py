@@ -254,7 +254,20 @@ class ClusterConfig(Section):
     threads: int = Field(default=0, ge=0)
     """CPU cores for the model and the trainer, which take turns; 0 takes the machine's."""
     servers: int = Field(default=0, ge=0)
-    """Model servers that share the prompts; 0 is one on a GPU and one a core on a CPU."""
+    """Model servers that share the prompts; 0 is one on each GPU that serves, and one a core on a CPU."""
+    gpus: int | None = Field(default=None, ge=0)
+    """Native models: GPUs that servers, trainer and frozen agents are spread over. By default one, if there is one."""
+    placement: Literal["colocated", "separate"] = "colocated"
+    """colocated: servers and trainer share GPUs. separate: the trainer has one for itself; with staleness it works
+    while the others serve."""
+    gpus_per_server: float | None = Field(default=None, gt=0, le=1)
+    """Native models: the share of a GPU that each server takes; by default what is there in equal parts."""
+    trainer_gpus: float | None = Field(default=None, gt=0, le=1)
+    """Native models: the same of the trainer."""
+    worker_cpus: float = Field(default=0, ge=0)
+    """CPUs that Ray keeps for each rollout worker; 0: they run wherever they are started."""
+    spread: bool = False
+    """Spread rollout workers over the machines of the cluster."""
 
 
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]

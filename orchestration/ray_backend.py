@@ -10,12 +10,15 @@ from typing import Any
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Host, Spawned, Unusable
+from nlrl.orchestration.cluster import Host, Place, Spawned, Unusable
 
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+PATIENCE = 60
+"""Seconds to wait for GPUs that another run still has."""
 _FAILED_CONNECTION = (ConnectionError, ValueError, RuntimeError)
 
 
@@ -24,6 +27,7 @@ class RayBackend:
 
     def __init__(self, address: str | None, num_cpus: int | None):
         self._own = self._local = False
+        self._reserved: Any = None
         self._handles: list[RayHandle] = []
         if not ray.is_initialized():
             self._connect(address or os.environ.get("RAY_ADDRESS"), num_cpus)
@@ -38,6 +42,7 @@ class RayBackend:
         max_restarts: int,
         threads: int | None,
         concurrency: int = 1,
+        place: Place = None,
     ) -> RayHandle:
         cls, name, args, kwargs = host
         self._check_resources(name, {"CPU": num_cpus, "GPU": num_gpus})
@@ -46,6 +51,7 @@ class RayBackend:
             "num_gpus": num_gpus,
             "max_restarts": max_restarts,
             "max_task_retries": max_restarts,
+            "scheduling_strategy": self._strategy(place),
         }
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
@@ -58,7 +64,22 @@ class RayBackend:
     def put(self, value: Any) -> Any:
         return ray.put(value)
 
+    def resources(self) -> dict[str, float]:
+        return dict(ray.cluster_resources())
+
+    def reserve(self, gpus: int) -> None:
+        group = ray.util.placement_group([{"GPU": 1}] * gpus, strategy="PACK")
+        if not group.wait(PATIENCE):
+            ray.util.remove_placement_group(group)
+            raise NLRLError(
+                f"cluster.gpus is {gpus}, but so many are not free: after {PATIENCE} s others still have them"
+            )
+        self._reserved = group
+
     def close(self) -> None:
+        if self._reserved is not None and ray.is_initialized():
+            ray.util.remove_placement_group(self._reserved)
+        self._reserved = None
         if self._own:
             ray.shutdown()
             self._own = False
@@ -83,6 +104,11 @@ class RayBackend:
         except _FAILED_CONNECTION as error:
             raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {_first_line(error)}") from error
         self._own = True
+
+    def _strategy(self, place: Place) -> Any:
+        if place is None or place == "spread":
+            return "SPREAD" if place else "DEFAULT"
+        return PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=place)
 
     def _check_resources(self, name: str, wanted: dict[str, float]) -> None:
         """Ray waits for ever for what is not there, without a word."""

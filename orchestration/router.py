@@ -53,6 +53,7 @@ def start_servers(
     num_gpus: float = 0,
     name: str = "model",
     more_sets: int = 0,
+    places: Sequence[tuple[float, int | None]] = (),
 ) -> Router:
     """Starts `count` servers, each an actor with a model of its own.
 
@@ -60,13 +61,17 @@ def start_servers(
         threads: CPU threads of each.
         num_gpus: share of a GPU that each takes.
         more_sets: weight sets that each will hold besides base, actor and critic.
+        places: for each server its share, and the number of the reserved GPU that it is of.
     """
-    options = {"num_cpus": 0, "num_gpus": num_gpus, "threads": threads, "concurrency": CONCURRENCY}
+    options = {"num_cpus": 0, "threads": threads, "concurrency": CONCURRENCY, "max_restarts": RESTARTS}
     names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
+    seats = places or [(num_gpus, None)] * count
     return Router(
         [
-            cluster.spawn(ModelServer, model, threads, num_gpus, more_sets, name=each, max_restarts=RESTARTS, **options)
-            for each in names
+            cluster.spawn(
+                ModelServer, model, threads, gpus, more_sets, name=each, num_gpus=gpus, place=place, **options
+            )
+            for each, (gpus, place) in zip(names, seats, strict=True)
         ]
     )
 

@@ -27,6 +27,7 @@ from nlrl.orchestration.frozen import FrozenModel, Source, describe, read_weight
 from nlrl.orchestration.gpus import gpus_of
 from nlrl.orchestration.models import scripted_module
 from nlrl.orchestration.opposition import Held, Opposition
+from nlrl.orchestration.placement import Seat, check_room, plan
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import ServedModel, start_servers
@@ -193,9 +194,12 @@ def cores_of(config: RunConfig) -> int:
 
 
 def servers_of(config: RunConfig, on_gpu: bool) -> int:
-    """How many model servers: one on a GPU, one a core on a CPU, where small models gain nothing from more threads."""
+    """How many model servers: one on each GPU that serves, one a core on a CPU, where small models gain nothing from
+    more threads."""
     if config.cluster.servers:
         return config.cluster.servers
+    if config.cluster.gpus:
+        return config.cluster.gpus - (config.cluster.placement == "separate")
     return cores_of(config) if config.model.kind == "native" and not on_gpu and config.cluster.kind == "ray" else 1
 
 
@@ -222,13 +226,15 @@ def _start(
     named = (*config.rollout.opponents, *config.evaluation.opponents) if game.num_players > 1 else ()
     named += config.league.members if config.league.every else ()
     agents = sources(name for name in named if name != SELF)
-    share = int(1e4 / (2 + len(agents))) / 1e4 if on_gpu else 0  # server, trainer and frozen agents take turns on a GPU
     count = servers_of(config, on_gpu)
-    gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
+    seats = plan(config, count, len(agents), on_gpu)
+    check_room(config, cluster, seats)
+    if seats.bundles:
+        cluster.reserve(seats.bundles)
     more = max(most_held(config.rollout.opponents), 2 if config.league.every else 0)
     more += config.method == "nlac"  # its target weights
     more += ahead_sets(config)
-    router = start_servers(cluster, config.model, count, max(1, cores // count), gpus, more_sets=more)
+    router = start_servers(cluster, config.model, count, max(1, cores // count), more_sets=more, places=seats.servers)
     student = ServedModel(router)
     meter, own_teacher = Meter(), None
     if config.teacher is not None:
@@ -236,11 +242,12 @@ def _start(
         own_teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, num_gpus=gpus, name="teacher"))
     trainer = None
     if config.model.kind == "scripted":
-        trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
+        place = {"num_cpus": 0, "num_gpus": seats.trainer.gpus, "place": seats.trainer.bundle}
+        trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, name="trainer", **place)
     elif config.model.kind == "native":
         model = config.model
-        options = {"num_cpus": 0, "num_gpus": share, "threads": cores, "name": "trainer"}
-        trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, **options)
+        place = {"num_cpus": 0, "num_gpus": seats.trainer.gpus, "place": seats.trainer.bundle}
+        trainer = cluster.spawn(TrainerActor, model.name, model.device, cores, threads=cores, name="trainer", **place)
     elif config.model.tuning is not None:
         from nlrl.orchestration.tuning import TuningActor, scratch_folder  # PyTorch: see `text_worker`
 
@@ -248,7 +255,8 @@ def _start(
         given = (config.model.name, config.model.tuning, scratch, cluster.kind, cores)
         trainer = cluster.spawn(TuningActor, *given, num_cpus=0, threads=cores, name="trainer")
     frozen = {
-        source: _freeze(cluster, config.model, source, cores, share, f"agent-{i}") for i, source in enumerate(agents)
+        source: _freeze(cluster, config.model, source, cores, seats.agents[i], f"agent-{i}")
+        for i, source in enumerate(agents)
     }
     session = Session(
         config,
@@ -270,9 +278,11 @@ def _start(
 
 def start_workers(session: Session, own_teacher: ServedModel | None, name: str) -> list[Handle]:
     """Rollout workers that ask a session's student; own_teacher: None where that is the student."""
+    wanted = session.config.cluster
+    place: Any = {"num_cpus": wanted.worker_cpus, "place": "spread" if wanted.spread else None}
     given = session.config, session.game.spec, session.student, own_teacher, session.seed("policy"), session.frozen
     return [
-        session.cluster.spawn(TextWorker, *given, num_cpus=0, name=f"{name}-{index}")
+        session.cluster.spawn(TextWorker, *given, name=f"{name}-{index}", **place)
         for index in range(session.config.rollout.workers)
     ]
 
@@ -291,13 +301,12 @@ def iteration_of(version: str) -> int:
     return 0 if version == BASE else int(version.rpartition("@")[2])
 
 
-def _freeze(
-    cluster: Cluster, student: ModelConfig, source: Source, threads: int, share: float, name: str
-) -> FrozenModel:
+def _freeze(cluster: Cluster, student: ModelConfig, source: Source, threads: int, seat: Seat, name: str) -> FrozenModel:
     """A server for a frozen agent, on the device of this run and not that of the agent's own."""
     described = describe(source)
     model = described.config.model_copy(update={"device": student.device})
-    router = start_servers(cluster, model, threads=threads, num_gpus=gpus_of(model, share), name=name)
+    places = [seat if model.kind in ("native", "scripted") else (gpus_of(model, 0), None)]
+    router = start_servers(cluster, model, threads=threads, name=name, places=places)
     if described.weights is None:
         return described.frozen(ServedModel(router))
     router.put_weights(ACTOR, f"{ACTOR}@{source.iteration}", cluster.put(read_weights(described)))
@@ -305,6 +314,8 @@ def _freeze(
 
 
 def _uses_gpu(config: RunConfig) -> bool:
+    if config.cluster.gpus is not None:
+        return config.cluster.gpus > 0
     if config.model.kind != "native" or config.model.device == "cpu":
         return False
     import torch

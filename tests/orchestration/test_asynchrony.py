@@ -3,6 +3,7 @@ in lock-step: bytes, kills, budgets, checkpoints."""
 
 from __future__ import annotations
 
+import io
 import random
 import shutil
 import signal
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nlrl.errors import NLRLError
 from nlrl.orchestration.checks import check
@@ -340,9 +342,11 @@ def resumed(folder, module):
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
-def test_a_budget_ends_the_run_before_the_same_iteration_every_time(small_config, tmp_path, committed_files):
-    """One game's moves are too many for a second further iteration, however far ahead games are played."""
-    changes = AHEAD | {"iterations": 9, "budget": {"environment_steps": 1}}
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_budget_ends_the_run_before_the_same_iteration_every_time(small_config, tmp_path, committed_files, staleness):
+    """One game's moves are too many for a second iteration, however far ahead games are played; the agent of a run that
+    is over stays what it is."""
+    changes = AHEAD | {"staleness": staleness, "iterations": 9, "budget": {"environment_steps": 1}}
     folder = run(small_config(tmp_path / "run", **changes)).path
     before = committed_files(folder)
     assert {stage.iteration for stage in RunFolder(folder).stages()} == {0, 1}
@@ -374,11 +378,9 @@ def test_a_staleness_out_of_range_is_refused(small_config, tmp_path):
 # -- what one sees -----------------------------------------------------------------------------------------------------
 def test_the_report_tells_the_staleness_of_every_iteration_where_there_is_any(ahead, finished):
     def shown(folder):
-        from rich.console import Console
-
-        console = Console(width=200, file=open("/dev/null", "w"), record=True)
+        console = Console(width=200, file=io.StringIO())
         console.print(report(folder))
-        return console.export_text()
+        return console.file.getvalue()
 
     assert "gathered each iteration's sets: 1: 0, 2: 1, 3: 1" in shown(ahead)
     assert "taleness" not in shown(finished)
