@@ -7,8 +7,8 @@
    say otherwise.
 3. `separate`: the trainer has the last GPU for itself, servers and frozen agents share the others as above.
 4. Nothing declared: one GPU if there is one, which all share; nothing is reserved.
-5. Models in vLLM take whole GPUs, tensor-parallel ones several (`gpus.gpus_of`), wherever Ray finds them; their training
-   workers ask Ray for theirs when they start.
+5. Models in vLLM take whole GPUs, tensor-parallel ones several (`gpus.gpus_of`), wherever Ray finds them; their
+   training workers ask Ray for theirs when they start.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def test_shares_beyond_a_whole_gpu_are_refused_by_field(placed, servers, cluster
 def test_models_of_other_kinds_have_fields_of_their_own(small_config, tmp_path):
     model = {"kind": "vllm", "name": "folder", "tuning": {}}
     config = small_config(tmp_path / "run", model=model, cluster={"kind": "ray", "gpus": 4})
-    with pytest.raises(NLRLError, match="cluster.gpus is for native models.*tensor_parallel_size"):
+    with pytest.raises(NLRLError, match=r"cluster.gpus is for native models.*tensor_parallel_size"):
         check(config)
 
 
