@@ -3,12 +3,13 @@
     nlrl bench asynchrony                                    on a CPU, a scripted model that takes its time
     nlrl bench asynchrony -- --config configs/tictactoe_gpu.toml --gpus 2 --seeds 0 1 --set iterations=4
     nlrl bench asynchrony -- --rollouts 1 2 4 --config configs/tictactoe_gpu.toml --on-gpus
-    nlrl bench asynchrony -- --read FILE...                  prints what was measured before
+    nlrl bench asynchrony -- --read FILE...                  prints what was measured before, more seeds together
 
 Arms: `lock-step` is staleness 0, `ahead` staleness 1 with all on all GPUs, `separate` staleness 1 with a GPU for the
 trainer alone. All runs of a seed follow each other, each in a process of its own; seconds are those between the ends of
-iteration 0 and the last. `bound` is how many times faster than this lock-step run one would be whose halves overlap
-perfectly. The exact win rate against the random player is that of the final greedy actor, with Student's interval over
+iteration 0 and the last. `overlapped` is how many times faster than this lock-step run one would be whose halves took as
+long and overlapped perfectly. (In an asynchronous run the base gathers twice, and servers remember what it said.) The
+exact win rate against the random player is that of the final greedy actor, with Student's interval over
 seeds.
 
 `--rollouts`: games in proportion to the servers (or GPUs), every round sampled anew; the rate counts answers that the
@@ -58,10 +59,10 @@ SCRIPTED: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _arguments(argv)
+    arguments = read_arguments(argv)
     if arguments.read:
-        for path in arguments.read:
-            print(shown(json.loads(path.read_text())))
+        for result in combined([json.loads(path.read_text()) for path in arguments.read]):
+            print(shown(result))
         return 0
     with tempfile.TemporaryDirectory(prefix="nlrl-") as scratch:
         found = scaling(arguments, Path(scratch)) if arguments.rollouts else overlap(arguments, Path(scratch))
@@ -136,13 +137,11 @@ def _halves(config: RunConfig, iteration: int, logged: dict[str, float]) -> tupl
     return gather, learn
 
 
-def bound(run: dict[str, Any]) -> float:
+def overlapped(run: dict[str, Any]) -> float:
     """How many times faster a lock-step run would be whose halves overlapped perfectly at staleness 1."""
     gather, learn = run["gather"], run["learn"]
-    overlapped = (
-        gather[0] + sum(max(ahead, here) for (_, ahead), here in zip(pairwise(gather), learn, strict=False)) + learn[-1]
-    )
-    return (sum(gather) + sum(learn)) / overlapped
+    both = sum(max(ahead, here) for (_, ahead), here in zip(pairwise(gather), learn, strict=False))
+    return (sum(gather) + sum(learn)) / (gather[0] + both + learn[-1])
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------------------
@@ -184,6 +183,18 @@ def answers_per_second(session: Session, iteration: int) -> float:
     return (stats.requests - stats.cached) / seconds
 
 
+def combined(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results with the runs of others that were measured on as many GPUs of the same machine added."""
+    found: dict[Any, dict[str, Any]] = {}
+    for result in results:
+        alike = (result["mode"], result["machine"], tuple(result["gpus"]), result.get("gpus_used"))
+        if result["mode"] == "overlap" and alike in found:
+            found[alike] = found[alike] | {"runs": found[alike]["runs"] + result["runs"]}
+        else:
+            found[alike if result["mode"] == "overlap" else len(found)] = result
+    return list(found.values())
+
+
 # -- what is printed ---------------------------------------------------------------------------------------------------
 def shown(result: dict[str, Any]) -> str:
     """A result as text."""
@@ -202,7 +213,7 @@ def _overlap_lines(result: dict[str, Any]) -> list[str]:
         took = ", ".join(f"{run['seconds']:.1f}" for run in found)
         line = f"{arm:10} {took} s; exact win against random {mean(run['win'] for run in found):.3f}{between}"
         if arm == "lock-step":
-            line += f"; bound {median(map(bound, found)):.2f}x"
+            line += f"; overlapped {median(map(overlapped, found)):.2f}x"
         elif "lock-step" in by_arm:
             line += f"; {_compared(by_arm['lock-step'], found)}"
         lines.append(line)
@@ -246,7 +257,7 @@ def _command(argv: Sequence[str] | None) -> str:
     return " ".join(["nlrl bench asynchrony --", *(argv if argv is not None else sys.argv[1:])])
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "asynchrony", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
