@@ -3,13 +3,13 @@
     nlrl bench asynchrony                                    on a CPU, a scripted model that takes its time
     nlrl bench asynchrony -- --config configs/tictactoe_gpu.toml --gpus 2 --seeds 0 1 --set iterations=4
     nlrl bench asynchrony -- --rollouts 1 2 4 --config configs/tictactoe_gpu.toml --on-gpus
-    nlrl bench asynchrony -- --read FILE...                  prints what was measured before, more seeds together
+    nlrl bench asynchrony -- --read FILE...                  prints what was measured before, seeds together
 
 Arms: `lock-step` is staleness 0, `ahead` staleness 1 with all on all GPUs, `separate` staleness 1 with a GPU for the
 trainer alone. All runs of a seed follow each other, each in a process of its own; seconds are those between the ends of
-iteration 0 and the last. `overlapped` is how many times faster than this lock-step run one would be whose halves took as
-long and overlapped perfectly. (In an asynchronous run the base gathers twice, and servers remember what it said.) The
-exact win rate against the random player is that of the final greedy actor, with Student's interval over
+iteration 0 and the last. `overlapped` is how many times faster than this lock-step run one would be whose halves took
+as long and overlapped perfectly. (In an asynchronous run the base gathers twice, and servers remember what it said.)
+The exact win rate against the random player is that of the final greedy actor, with Student's interval over
 seeds.
 
 `--rollouts`: games in proportion to the servers (or GPUs), every round sampled anew; the rate counts answers that the

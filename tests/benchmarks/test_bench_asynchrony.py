@@ -7,7 +7,7 @@ import pytest
 
 from nlrl.benchmarks import asynchrony
 
-FAST = ['model.options={"speed": 50}', "iterations=2", "rollout.games=4", "targets.states=2", "improvement.states=2"]
+FAST = ['model.options={"speed": 50}', "iterations=1", "rollout.games=4", "targets.states=2", "improvement.states=2"]
 
 
 def test_both_arms_get_a_line_with_their_ratio_and_are_kept(capsys, tmp_path):
