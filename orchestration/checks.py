@@ -15,6 +15,7 @@ from nlrl.orchestration.config import EvaluationConfig, RolloutConfig, RunConfig
 from nlrl.orchestration.diary import probe_list
 from nlrl.orchestration.frozen import FrozenModel, unopened
 from nlrl.orchestration.methods import Method, method_of
+from nlrl.orchestration.placement import check_placement
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.submit import check_in_job
 from nlrl.orchestration.training_checks import check_training
@@ -48,7 +49,17 @@ def check(config: RunConfig) -> None:
     probe_list(config, game)
     check_training(config)
     _check_replay(config, method)
+    _check_staleness(config, method)
+    check_placement(config)
     method.check(config, game)
+
+
+def _check_staleness(config: RunConfig, method: Method) -> None:
+    if config.staleness and not method.gathers:
+        raise NLRLError(
+            f"staleness is {config.staleness}, but method '{config.method}' has nothing to gather while networks "
+            "learn; leave it 0"
+        )
 
 
 def _check_replay(config: RunConfig, method: Method) -> None:
@@ -94,8 +105,8 @@ def _check_checkpoints(config: RunConfig, method: Method) -> None:
     if "actor" not in [name for name, _ in method.stages]:
         raise NLRLError(f"{field}: method '{config.method}' trains no actor, so there are no checkpoints to play")
     for one in in_rollout:
-        if isinstance(one.which, int) and one.which >= config.iterations:
-            last = config.iterations - 1
+        last = max(config.iterations - 1 - config.staleness, 0)
+        if isinstance(one.which, int) and one.which > last:
             raise NLRLError(f"rollout.opponents: checkpoint({one.which}) meets nobody: the last one played is {last}")
     if "all" in [one.which for one in in_rollout]:
         raise NLRLError("rollout.opponents: checkpoint(all) is for league.members; here, checkpoint(random) draws one")

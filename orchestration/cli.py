@@ -232,6 +232,7 @@ def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
 def bench_command(
     what: Where[
         Literal[
+            "asynchrony",
             "backbones",
             "baselines",
             "breakthrough_value",
@@ -263,7 +264,8 @@ def bench_command(
     """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
 
     Args:
-        what: envs (rules, tables, solvers), conformance (promises of games), tictactoe and games (runs), baselines
+        what: asynchrony (lock-step beside overlapping iterations; rollouts on many servers), envs (rules, tables,
+            solvers), conformance (promises of games), tictactoe and games (runs), baselines
             (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
             (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
             text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nlrl.orchestration.watch import Watch
 
 Kind = Literal["ray", "inline"]
+Place = int | Literal["spread"] | None
 
 
 class Unusable(NLRLError):
@@ -118,6 +119,7 @@ class Cluster:
         max_restarts: int = 0,
         threads: int | None = None,
         concurrency: int = 1,
+        place: Place = None,
         **kwargs: Any,
     ) -> Handle:
         """Starts a worker around `cls(*args, **kwargs)`; returns before it is ready.
@@ -128,15 +130,28 @@ class Cluster:
                 calls repeated; only for objects whose calls may be repeated.
             threads: for OpenMP and the like in that process (default: `num_cpus`).
             concurrency: calls that may run at once, each in a thread of its own; the object must be made for it.
+            place: the number of a GPU that `reserve` set aside; "spread": a machine with few other workers.
 
         Raises:
             NLRLError: the local machine does not have that many CPUs or GPUs left.
         """
         name = name or f"{getattr(cls, '__name__', 'worker')}-{len(self._handles)}"
         host = (self.watch.around(cls, name) if self.watch is not None else cls, name, args, kwargs)
-        handle = self._backend.spawn(host, num_cpus, num_gpus, max_restarts, threads, concurrency)
+        handle = self._backend.spawn(host, num_cpus, num_gpus, max_restarts, threads, concurrency, place)
         self._handles.append(handle)
         return handle
+
+    def resources(self) -> dict[str, float] | None:
+        """All CPUs, GPUs and so on that Ray may use; None inline."""
+        return self._backend.resources()
+
+    def reserve(self, gpus: int) -> None:
+        """Sets whole GPUs aside for the workers whose `place` is one of them, until `close`.
+
+        Raises:
+            NLRLError: there are not so many that are free.
+        """
+        self._backend.reserve(gpus)
 
     def put(self, value: Any) -> Any:
         """Something big to pass to many calls: a reference that Ray replaces by the value, inline the value itself. Not
@@ -258,8 +273,19 @@ class Backend(Protocol):
     """What the two kinds of cluster have to offer."""
 
     def spawn(
-        self, host: Spawned, num_cpus: float, num_gpus: float, max_restarts: int, threads: int | None, concurrency: int
+        self,
+        host: Spawned,
+        num_cpus: float,
+        num_gpus: float,
+        max_restarts: int,
+        threads: int | None,
+        concurrency: int,
+        place: Place,
     ) -> Handle: ...
+
+    def resources(self) -> dict[str, float] | None: ...
+
+    def reserve(self, gpus: int) -> None: ...
 
     def put(self, value: Any) -> Any: ...
 
@@ -281,9 +307,22 @@ def _backend(kind: Kind, address: str | None, num_cpus: int | None) -> Backend:
 # -- inline ------------------------------------------------------------------------------------------------------------
 class _Inline:
     def spawn(
-        self, host: Spawned, num_cpus: float, num_gpus: float, max_restarts: int, threads: int | None, concurrency: int
+        self,
+        host: Spawned,
+        num_cpus: float,
+        num_gpus: float,
+        max_restarts: int,
+        threads: int | None,
+        concurrency: int,
+        place: Place,
     ) -> InlineHandle:
         return InlineHandle(*host, max_restarts)
+
+    def resources(self) -> None:
+        return None
+
+    def reserve(self, gpus: int) -> None:
+        pass
 
     def put(self, value: Any) -> Any:
         return value

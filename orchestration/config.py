@@ -277,10 +277,23 @@ class ClusterConfig(Section):
     threads: int = Field(default=0, ge=0)
     """CPU cores for the model and the trainer, which take turns; 0 takes the machine's."""
     servers: int = Field(default=0, ge=0)
-    """Model servers that share the prompts; 0 is one on a GPU and one a core on a CPU."""
+    """Model servers that share the prompts; 0 is one on each GPU that serves, and one a core on a CPU."""
     trainers: int = Field(default=1, ge=1)
     """Processes that train a native model together, each on a GPU of its own where there are GPUs; see
     docs/training.md. Needs kind "ray"."""
+    gpus: int | None = Field(default=None, ge=0)
+    """Native models: GPUs that servers, trainers and frozen agents are spread over. By default one, if there is one."""
+    placement: Literal["colocated", "separate"] = "colocated"
+    """colocated: servers and trainers share GPUs. separate: each trainer has one for itself; with staleness it works
+    while the others serve."""
+    gpus_per_server: float | None = Field(default=None, gt=0, le=1)
+    """Native models: the share of a GPU that each server takes; by default what is there in equal parts."""
+    trainer_gpus: float | None = Field(default=None, gt=0, le=1)
+    """Native models: the same of each trainer."""
+    worker_cpus: float = Field(default=0, ge=0)
+    """CPUs that Ray keeps for each rollout worker; 0: they run wherever they are started."""
+    spread: bool = False
+    """Spread rollout workers over the machines of the cluster."""
 
 
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]
@@ -316,6 +329,9 @@ class RunConfig(Section):
     """Every random number of the run derives from it."""
     iterations: int = Field(default=6, gt=0)
     """Language policy iterations."""
+    staleness: int = Field(default=0, ge=0, le=2)
+    """0: iterations one after the other. 1, 2: games and targets of so many further iterations are made while networks
+    learn, with weights that are so many iterations older; see docs/asynchrony.md."""
     max_minutes: float | None = Field(default=None, gt=0)
     """Start no further iteration that would, at the pace so far, end later than this."""
     control: Control = "none"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from nlrl.orchestration.budget import spent_by
@@ -16,6 +17,7 @@ from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import VOLATILE, RunConfig, to_toml
 from nlrl.orchestration.logs import log_context
 from nlrl.orchestration.methods import NamedStage, method_of, stages_of
+from nlrl.orchestration.pipeline import Pipeline, surely_done
 from nlrl.orchestration.report import headline
 from nlrl.orchestration.run_folder import CONFIG_FILE, RunFolder
 from nlrl.orchestration.session import Session, open_session
@@ -56,32 +58,42 @@ def run(config: RunConfig) -> RunFolder:
 
 
 def _iterate(session: Session, tracker: Tracker) -> None:
-    config, started, paces = session.config, time.monotonic(), list[float]()
-    method = method_of(config)
+    method = method_of(session.config)
     _one(session, 0, method.first)
     with log_context(iteration=0):
         _track(session, tracker, 0, {})
+    ahead = Pipeline(session, _one, _is_spent) if session.config.staleness else nullcontext(_lock_step(session))
+    with ahead as iterations:
+        for iteration, seconds in iterations:
+            with log_context(iteration=iteration):
+                _track(session, tracker, iteration, seconds)
+    if method.exports is not None:
+        assert session.trainer is not None
+        session.trainer.call("export", method.exports, str(session.folder.path / AGENT_FOLDER)).result()
+
+
+def _lock_step(session: Session) -> Iterator[tuple[int, dict[str, float]]]:
+    """(iteration, seconds by stage), all stages of one iteration after those of the one before."""
+    config, started, paces = session.config, time.monotonic(), list[float]()
     for iteration in range(1, config.iterations + 1):
         if config.max_minutes and paces:
             projected = (time.monotonic() - started + max(paces)) / 60
             if projected > config.max_minutes:
                 log.info("stopping before iteration %d: it would end after %.1f minutes", iteration, projected)
                 break
-        if _is_spent(session):
+        if _is_spent(session, iteration):
             log.info("stopping before iteration %d: the budget is spent", iteration)
             break
         begun = time.monotonic()
         seconds = _one(session, iteration, stages_of(config, iteration))
         paces.append(time.monotonic() - begun)
-        with log_context(iteration=iteration):
-            _track(session, tracker, iteration, seconds)
-    if method.exports is not None:
-        assert session.trainer is not None
-        session.trainer.call("export", method.exports, str(session.folder.path / AGENT_FOLDER)).result()
+        yield iteration, seconds
 
 
-def _is_spent(session: Session) -> bool:
-    limit, spent = session.config.budget, spent_by(session.folder.stages())
+def _is_spent(session: Session, iteration: int) -> bool:
+    """Whether the budget is spent before an iteration, by what is committed then in every run."""
+    limit = session.config.budget
+    spent = spent_by(surely_done(session.config, session.folder.stages(), iteration))
     steps, tokens = spent.environment_steps, sum(spent) - spent.environment_steps
     return any(
         most is not None and used >= most for most, used in ((limit.environment_steps, steps), (limit.tokens, tokens))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from nlrl.envs.opponents import Opponent, make_opponent
 from nlrl.orchestration.budget import Meter, Metered
@@ -19,6 +20,31 @@ from nlrl.orchestration.frozen import FrozenModel, Source, agent_maker, describe
 
 if TYPE_CHECKING:
     from nlrl.orchestration.session import Session
+
+
+class Held:
+    """Checkpoints' weights in the model servers, which both halves of an asynchronous run may need: they are put there
+    for the first and dropped after the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._there: dict[str, tuple[int, Any]] = {}
+
+    def take(self, name: str, put: Callable[[], Any]) -> Any:
+        """What `put` gave when it was first called for this name."""
+        with self._lock:
+            count, state = self._there.get(name) or (0, put())
+            self._there[name] = count + 1, state
+        return state
+
+    def release(self, name: str, drop: Callable[[], None]) -> None:
+        """Calls `drop` if nobody else needs it."""
+        with self._lock:
+            count, state = self._there.pop(name)
+            if count > 1:
+                self._there[name] = count - 1, state
+            else:
+                drop()
 
 
 class Opposition:
@@ -37,7 +63,8 @@ class Opposition:
         if not checkpoints_in(names):
             return names
         if iteration not in self._resolved:
-            self._resolved = {iteration: resolved(names, self.standing(max(iteration - 1, 0)))}
+            known = max(iteration - 1 - self._session.config.staleness, 0)
+            self._resolved = {iteration: resolved(names, self.standing(known))}
         self.hold(self._resolved[iteration])
         return self._resolved[iteration]
 
@@ -74,12 +101,22 @@ class Opposition:
         for iteration in sorted(self._held - wanted):
             self._drop(weights_name(iteration))
         for iteration in sorted(wanted - self._held):
-            state = read_weights(describe(Source(str(self._session.folder.path), iteration)))
-            self._session.put_weights(weights_name(iteration), weights_name(iteration), state)
+            self._put(iteration)
         self._held = wanted
+
+    def _put(self, iteration: int) -> None:
+        session, name = self._session, weights_name(iteration)
+
+        def put() -> Any:
+            weights = session.cluster.put(read_weights(describe(Source(str(session.folder.path), iteration))))
+            session.student.router.put_weights(name, name, weights)
+            return weights
+
+        session.note_weights(name, name, session.held.take(name, put))
 
     def _drop(self, name: str) -> None:
         session = self._session
         session.cluster.gather([worker.call("forget_weights", name) for worker in session.workers])
-        session.student.router.drop_weights(name)
+        session.student.router.forget_weights(name)
+        session.held.release(name, lambda: session.student.router.drop_weights(name))
         self._made = {known: one for known, one in self._made.items() if not checkpoints_in([known])}

@@ -16,9 +16,10 @@ import ray
 import ray.exceptions
 from ray import cloudpickle
 from ray._private import ray_constants
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from nlrl.errors import NLRLError
-from nlrl.orchestration.cluster import Host, Spawned, Unusable
+from nlrl.orchestration.cluster import Host, Place, Spawned, Unusable
 from nlrl.orchestration.logs import context
 from nlrl.orchestration.nodes import Turns, alive, cause_of_death, first_line, settled
 from nlrl.orchestration.ray_watch import LocalWatch
@@ -26,6 +27,8 @@ from nlrl.orchestration.ray_watch import LocalWatch
 _log = logging.getLogger(__name__)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+PATIENCE = 60
+"""Seconds to wait for GPUs that another run still has."""
 _FAILED_CONNECTION = (ConnectionError, ValueError, RuntimeError)
 
 
@@ -34,6 +37,7 @@ class RayBackend:
 
     def __init__(self, address: str | None, num_cpus: int | None):
         self._own = self._local = False
+        self._reserved: Any = None
         self._handles: list[RayHandle] = []
         self._watch: LocalWatch | None = None
         self._turns = Turns()
@@ -48,6 +52,7 @@ class RayBackend:
         max_restarts: int,
         threads: int | None,
         concurrency: int = 1,
+        place: Place = None,
     ) -> RayHandle:
         cls, name, args, kwargs = host
         self._check_resources(name, {"CPU": num_cpus, "GPU": num_gpus})
@@ -58,7 +63,9 @@ class RayBackend:
             "max_task_retries": max_restarts,
             "max_concurrency": concurrency,
         }
-        if not num_cpus and not num_gpus:
+        if place is not None:
+            options["scheduling_strategy"] = self._strategy(place)
+        elif not num_cpus and not num_gpus:
             options |= self._turns.next()
         if threads is not None:  # Ray's own default is num_cpus, at less cost
             options["runtime_env"] = {"env_vars": dict.fromkeys(_THREAD_VARIABLES, str(threads))}
@@ -80,7 +87,22 @@ class RayBackend:
         ports = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
         return {key: value for key, value in found.items() if value} | {"metrics_of_nodes": ports}
 
+    def resources(self) -> dict[str, float]:
+        return dict(ray.cluster_resources())
+
+    def reserve(self, gpus: int) -> None:
+        group = ray.util.placement_group([{"GPU": 1}] * gpus, strategy="PACK")
+        if not group.wait(PATIENCE):
+            ray.util.remove_placement_group(group)
+            raise NLRLError(
+                f"cluster.gpus is {gpus}, but so many are not free: after {PATIENCE} s others still have them"
+            )
+        self._reserved = group
+
     def close(self) -> None:
+        if self._reserved is not None and ray.is_initialized():
+            ray.util.remove_placement_group(self._reserved)
+        self._reserved = None
         if self._own:
             if self._watch is not None:
                 self._watch.stop()
@@ -111,6 +133,11 @@ class RayBackend:
         except _FAILED_CONNECTION as error:
             raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {first_line(error)}") from error
         self._own = True
+
+    def _strategy(self, place: Place) -> Any:
+        if place == "spread":
+            return "SPREAD"
+        return PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=place)
 
     def _check_resources(self, name: str, wanted: dict[str, float]) -> None:
         """Ray waits for ever for what is not there, without a word."""

@@ -39,7 +39,7 @@ def report(path: str | Path) -> RenderableType:
     if not found:
         return Text(f"{path}: no evaluation is committed yet")
     parts: list[RenderableType] = [*value_tables(found), *other_opponents(found), *sampled_opponents(found)]
-    parts += [*text_tables(found), *league_table(folder)]
+    parts += [*text_tables(found), *league_table(folder), *staleness_line(folder)]
     if any(m["sampled"] or m["exact"]["against"] for m in found.values()):
         parts.insert(0, learning_table(found))
     parts += [*opinions(entries_of(folder), _game_of(folder)), *budget_table(folder)]
@@ -174,6 +174,16 @@ def budget_table(folder: RunFolder) -> list[Table]:
     for name, spent in rows.items():
         table.add_row(name, *(f"{count:,}" for count in spent))
     return [table]
+
+
+def staleness_line(folder: RunFolder) -> list[Text]:
+    """How much older than in lock-step the weights were that gathered each set, where iterations overlapped."""
+    found: dict[int, int] = {}
+    for stage in folder.stages():
+        if stage.is_committed() and (staleness := stage.load()["metrics"].get("staleness")) is not None:
+            found[stage.iteration] = staleness
+    shown = ", ".join(f"{iteration}: {staleness}" for iteration, staleness in found.items())
+    return [Text(f"Staleness of the weights that gathered each iteration's sets: {shown}\n")] if found else []
 
 
 def text_tables(found: dict[int, dict[str, Any]]) -> list[Table]:

@@ -56,6 +56,7 @@ def start_servers(
     num_gpus: float = 0,
     name: str = "model",
     more_sets: int = 0,
+    places: Sequence[tuple[float, int | None]] = (),
 ) -> Router:
     """Starts `count` servers, each an actor with a model of its own.
 
@@ -63,13 +64,17 @@ def start_servers(
         threads: CPU threads of each.
         num_gpus: share of a GPU that each takes.
         more_sets: weight sets that each will hold besides base, actor and critic.
+        places: for each server its share, and the number of the reserved GPU that it is of.
     """
-    options = {"num_cpus": 0, "num_gpus": num_gpus, "threads": threads, "concurrency": CONCURRENCY}
+    options = {"num_cpus": 0, "threads": threads, "concurrency": CONCURRENCY, "max_restarts": RESTARTS}
     names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
+    seats = places or [(num_gpus, None)] * count
     return Router(
         [
-            cluster.spawn(ModelServer, model, threads, num_gpus, more_sets, name=each, max_restarts=RESTARTS, **options)
-            for each in names
+            cluster.spawn(
+                ModelServer, model, threads, gpus, more_sets, name=each, num_gpus=gpus, place=place, **options
+            )
+            for each, (gpus, place) in zip(names, seats, strict=True)
         ]
     )
 
@@ -142,6 +147,14 @@ class Router:
     def noted(self) -> WeightNotes:
         """What was put, for `note_weights` of a copy."""
         return {name: (version, (state,)) for name, (version, state) in self._weights.items()}
+
+    def last_put(self, name: str) -> tuple[str, Any] | None:
+        """Version and weights (a reference, where `Cluster.put` gave one) that were last put under a name."""
+        return self._weights.get(name)
+
+    def copy(self) -> Router:
+        """Another router to the same servers, with a load and notes of weights of its own."""
+        return _restored(self._servers, self._most, self._weights)
 
     def drop_weights(self, name: str) -> None:
         """Frees the memory of a weight set in all servers."""
@@ -242,13 +255,24 @@ def affinity(request: Request) -> int:
 
 
 class ServedModel:
-    """A `LanguageModel` that answers through a router with one weight set."""
+    """A `LanguageModel` that answers through a router with one weight set.
 
-    def __init__(self, router: Router, weights: str = BASE, description: dict[str, Any] | None = None):
+    Args:
+        places: the servers' names of weight sets that go by others here.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        weights: str = BASE,
+        description: dict[str, Any] | None = None,
+        places: Mapping[str, str] | None = None,
+    ):
         described = description or router.describe()
         self.name: str = described["name"]
         self.reads_expectations: bool = described["reads_expectations"]
-        self.router, self._weights = router, weights
+        self.places = dict(places or {})
+        self.router, self._weights = router, self.places.get(weights, weights)
         self._version = ""
 
     @property
@@ -258,8 +282,15 @@ class ServedModel:
 
     def with_weights(self, weights: str) -> ServedModel:
         """The same servers, another weight set."""
-        described = {"name": self.name, "reads_expectations": self.reads_expectations}
-        return ServedModel(self.router, weights, described)
+        return ServedModel(self.router, weights, self._description, self.places)
+
+    def apart(self, places: Mapping[str, str]) -> ServedModel:
+        """The base of the same servers through a router of its own, with other names for weight sets."""
+        return ServedModel(self.router.copy(), BASE, self._description, places)
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        return {"name": self.name, "reads_expectations": self.reads_expectations}
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         if not requests:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ from nlrl.orchestration.gpus import gpus_of
 from nlrl.orchestration.instruments import instruments
 from nlrl.orchestration.logs import log_context
 from nlrl.orchestration.models import scripted_module
-from nlrl.orchestration.opposition import Opposition
+from nlrl.orchestration.opposition import Held, Opposition
+from nlrl.orchestration.placement import Seat, check_room, plan
 from nlrl.orchestration.players import NONE, SELF
 from nlrl.orchestration.records import SHARDS_FOLDER
 from nlrl.orchestration.router import RESTARTS, ServedModel, start_servers
@@ -38,7 +40,7 @@ from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers, roles_of
 from nlrl.orchestration.text_worker import TextsJob, TextWorker
 from nlrl.orchestration.timings import Timings
 from nlrl.orchestration.trainer import WEIGHTS_FILE, Network
-from nlrl.orchestration.trainer_group import gpu_shares, start_trainer
+from nlrl.orchestration.trainer_group import start_trainer
 from nlrl.orchestration.transfer import check_transfer
 from nlrl.orchestration.watch import Watch
 from nlrl.orchestration.weight_sets import BASE
@@ -52,6 +54,10 @@ class Doing(NamedTuple):
     stage: str
     since: float
     """Seconds since 1970."""
+
+
+class Stopped(NLRLError):
+    """This half of an asynchronous run ends because the other one has failed."""
 
 
 @dataclass
@@ -80,6 +86,10 @@ class Session(Speakers):
     """What the newest transfers of weights showed, for trackers; see `transfer`."""
     iteration: int = 0
     """That stages are run for; it decides whom `checkpoint(last)` means."""
+    held: Held = field(default_factory=Held)
+    """Checkpoints in the model servers."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set where the other half of an asynchronous run has failed: this one ends at its next job."""
 
     def __post_init__(self) -> None:
         self.opposition = Opposition(self)  # pyright: ignore[reportArgumentType]
@@ -87,6 +97,7 @@ class Session(Speakers):
     @contextmanager
     def spending(self, iteration: int, name: str) -> Iterator[None]:
         """Within it, what is spent is entered into the ledger of a stage; a committed one has no more costs."""
+        self._go_on()
         self.iteration = iteration
         stage = self.folder.stage(iteration, name)
         if not stage.is_committed():
@@ -129,6 +140,19 @@ class Session(Speakers):
             self.meter.note(done.spent)
             self.timings.note(done.times)
             yield index, done.result
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.stopping.is_set():
+            raise Stopped("the other half of the run has failed")
+
+    def told(self) -> dict[str, int]:
+        """What the manifest of a gathered set says of it in an asynchronous run: the `staleness` of the weights that
+        made it, in iterations."""
+        if not self.config.staleness:
+            return {}
+        newest = max(iteration_of(version) for version in self.versions.values())
+        return {"staleness": self.iteration - 1 - newest}
 
     def opponent(self, name: str) -> Opponent:
         """The opponent of that name, made once; it plays as it does in the rollout workers."""
@@ -174,7 +198,7 @@ class Session(Speakers):
         version = f"{network}@{iteration}"
         sent = self.trainer.call("weights", network)
         try:
-            self._spread(network, version, sent.reference)
+            self.hand_out(network, version, sent.reference)
         except Exception:
             sent.result()  # raises what the trainer raised, where that is why
             raise
@@ -183,11 +207,15 @@ class Session(Speakers):
 
     def put_weights(self, name: str, version: str, state: Any) -> None:
         """Makes weights answer under a name."""
-        self._spread(name, version, self.cluster.put(state))
+        self.hand_out(name, version, self.cluster.put(state))
 
-    def _spread(self, name: str, version: str, weights: Any) -> None:
-        """Workers are told with their next call. Args: weights: the state, or a reference to it."""
+    def hand_out(self, name: str, version: str, weights: Any) -> None:
+        """The same of weights that are in the cluster already, as `Cluster.put` gave them."""
         self.student.router.put_weights(name, version, weights)
+
+    def note_weights(self, name: str, version: str, weights: Any) -> None:
+        """Tells this session's router what answers under a name; workers learn it with their next call."""
+        self.student.router.note_weights(name, version, (weights,))
 
     def restore(self, network: Network, iteration: int, stage_dir: Path) -> None:
         """Reads a committed network back after a restart."""
@@ -210,9 +238,12 @@ def cores_of(config: RunConfig) -> int:
 
 
 def servers_of(config: RunConfig, on_gpu: bool) -> int:
-    """How many model servers: one on a GPU, one a core on a CPU, where small models gain nothing from more threads."""
+    """How many model servers: one on each GPU that serves, one a core on a CPU, where small models gain nothing from
+    more threads."""
     if config.cluster.servers:
         return config.cluster.servers
+    if config.cluster.gpus:
+        return config.cluster.gpus - (config.cluster.placement == "separate")
     return cores_of(config) if config.model.kind == "native" and not on_gpu and config.cluster.kind == "ray" else 1
 
 
@@ -252,13 +283,15 @@ def _start(
     named = (*config.rollout.opponents, *config.evaluation.opponents) if game.num_players > 1 else ()
     named += config.league.members if config.league.every else ()
     agents = sources(name for name in named if name != SELF)
-    # Server, trainer and frozen agents take turns on a GPU.
-    share, training = gpu_shares(config.cluster.trainers, len(agents)) if on_gpu else (0, 0)
     count = servers_of(config, on_gpu)
-    gpus = gpus_of(config.model, int(1e4 * share / count) / 1e4)
+    seats = plan(config, count, len(agents), on_gpu)
+    check_room(config, cluster, seats)
+    if seats.bundles:
+        cluster.reserve(seats.bundles)
     more = max(most_held(config.rollout.opponents), 2 if config.league.every else 0)
     more += config.method == "nlac"  # its target weights
-    router = start_servers(cluster, config.model, count, max(1, cores // count), gpus, more_sets=more)
+    more += ahead_sets(config)
+    router = start_servers(cluster, config.model, count, max(1, cores // count), more_sets=more, places=seats.servers)
     student = ServedModel(router)
     meter, own_teacher = Meter(), None
     if config.teacher is not None:
@@ -266,9 +299,10 @@ def _start(
         own_teacher = ServedModel(start_servers(cluster, config.teacher, threads=cores, num_gpus=gpus, name="teacher"))
     trainer = None
     if config.model.kind == "scripted":
-        trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, num_cpus=0, name="trainer")
+        place = {"num_cpus": 0, "num_gpus": seats.trainer.gpus, "place": seats.trainer.bundle}
+        trainer = cluster.spawn(scripted_module(config.model.name).make_trainer, name="trainer", **place)
     elif config.model.kind == "native":
-        trainer = start_trainer(cluster, config, cores, training)
+        trainer = start_trainer(cluster, config, cores, seats.trainers)
     elif config.model.tuning is not None:
         from nlrl.orchestration.tuning import TuningActor, scratch_folder  # PyTorch: see `text_worker`
 
@@ -276,7 +310,8 @@ def _start(
         given = (config.model.name, config.model.tuning, scratch, cluster.kind, cores)
         trainer = cluster.spawn(TuningActor, *given, num_cpus=0, threads=cores, name="trainer")
     frozen = {
-        source: _freeze(cluster, config.model, source, cores, share, f"agent-{i}") for i, source in enumerate(agents)
+        source: _freeze(cluster, config.model, source, cores, seats.agents[i], f"agent-{i}")
+        for i, source in enumerate(agents)
     }
     session = Session(
         config,
@@ -292,31 +327,41 @@ def _start(
         meter,
         frozen,
     )
-    session.workers = [
-        cluster.spawn(
-            TextWorker,
-            config,
-            game.spec,
-            student,
-            own_teacher,
-            session.seed("policy"),
-            frozen,
-            num_cpus=0,
-            name=f"rollout-{index}",
-            max_restarts=RESTARTS,
-        )
-        for index in range(config.rollout.workers)
-    ]
+    session.workers = start_workers(session, own_teacher, "rollout")
     return session
 
 
-def _freeze(
-    cluster: Cluster, student: ModelConfig, source: Source, threads: int, share: float, name: str
-) -> FrozenModel:
+def start_workers(session: Session, own_teacher: ServedModel | None, name: str) -> list[Handle]:
+    """Rollout workers that ask a session's student; own_teacher: None where that is the student."""
+    wanted = session.config.cluster
+    place: Any = {"num_cpus": wanted.worker_cpus, "place": "spread" if wanted.spread else None}
+    given = session.config, session.game.spec, session.student, own_teacher, session.seed("policy"), session.frozen
+    return [
+        session.cluster.spawn(TextWorker, *given, name=f"{name}-{index}", max_restarts=RESTARTS, **place)
+        for index in range(session.config.rollout.workers)
+    ]
+
+
+def ahead_sets(config: RunConfig) -> int:
+    """Weight sets that servers hold for the gathering half of an asynchronous run."""
+    if not config.staleness:
+        return 0
+    from nlrl.orchestration.methods import method_of  # methods are made of stages, which take sessions
+
+    return len(method_of(config).asked(config)) + most_held(config.rollout.opponents)
+
+
+def iteration_of(version: str) -> int:
+    """The iteration that made a weight version such as `actor@3`; 0 for the base."""
+    return 0 if version == BASE else int(version.rpartition("@")[2])
+
+
+def _freeze(cluster: Cluster, student: ModelConfig, source: Source, threads: int, seat: Seat, name: str) -> FrozenModel:
     """A server for a frozen agent, on the device of this run and not that of the agent's own."""
     described = describe(source)
     model = described.config.model_copy(update={"device": student.device})
-    router = start_servers(cluster, model, threads=threads, num_gpus=gpus_of(model, share), name=name)
+    places = [seat if model.kind in ("native", "scripted") else (gpus_of(model, 0), None)]
+    router = start_servers(cluster, model, threads=threads, name=name, places=places)
     if described.weights is None:
         return described.frozen(ServedModel(router))
     router.put_weights(ACTOR, f"{ACTOR}@{source.iteration}", cluster.put(read_weights(described)))
@@ -324,6 +369,8 @@ def _freeze(
 
 
 def _uses_gpu(config: RunConfig) -> bool:
+    if config.cluster.gpus is not None:
+        return config.cluster.gpus > 0
     if config.model.kind != "native" or config.model.device == "cpu":
         return False
     import torch

@@ -16,41 +16,32 @@ from typing import Any
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Cluster, Future, Handle, first_done
 from nlrl.orchestration.config import RunConfig
+from nlrl.orchestration.placement import Seat
 from nlrl.orchestration.trainer import TrainerActor
 
 ASKED_OF_ONE = ("weights", "score", "values", "save", "save_head", "save_optimizer", "export")
-LEAST_SHARE = 0.6
-"""Of a GPU, for each of several actors, so that no two are on one."""
 PATIENCE = 5.0
 """Seconds that a failure waits for a better explanation: where one process dies, the others complain, too."""
 
 
-def start_trainer(cluster: Cluster, config: RunConfig, threads: int, share: float) -> Handle:
+def start_trainer(cluster: Cluster, config: RunConfig, threads: int, seats: Sequence[Seat]) -> Handle:
     """The actor, or the group of them, that trains a run's native model.
 
     Args:
         threads: CPU threads of all of them together.
-        share: of a GPU, for each.
+        seats: of each.
     """
-    model, count = config.model, config.cluster.trainers
+    model, count = config.model, len(seats)
     each = max(1, threads // count)
 
     def start(rank: int, name: str) -> Handle:
         given = (model.name, model.device, each, model.dtype, rank, count)
-        return cluster.spawn(TrainerActor, *given, num_cpus=0, num_gpus=share, threads=each, name=name)
+        place = {"num_gpus": seats[rank].gpus, "place": seats[rank].bundle}
+        return cluster.spawn(TrainerActor, *given, num_cpus=0, threads=each, name=name, **place)
 
     if count == 1:
         return start(0, "trainer")
     return TrainerGroup(cluster, [start(rank, f"trainer-{rank}") for rank in range(count)])
-
-
-def gpu_shares(trainers: int, agents: int) -> tuple[float, float]:
-    """Shares of a GPU where everybody takes turns: of the student's servers and each of the frozen agents, and of each
-    trainer."""
-    even = int(1e4 / (2 + agents)) / 1e4
-    if trainers == 1:
-        return even, even
-    return int(1e4 * (1 - LEAST_SHARE) / (1 + agents)) / 1e4, LEAST_SHARE
 
 
 class TrainerGroup:

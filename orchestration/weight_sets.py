@@ -19,6 +19,9 @@ from nlrl.errors import NLRLError
 BASE = "base"
 PARTS = ("actor", "critic")
 """Weight sets that are the base's until they are trained."""
+BEHIND = {part: f"{part}-behind" for part in (*PARTS, "target")}
+"""Names under which asynchronous runs keep older weights beside those that are learning."""
+_UNTRAINED = (*PARTS, BEHIND["actor"])
 
 
 class WeightSets(Protocol):
@@ -73,7 +76,7 @@ def _known(names: dict[str, Any], name: str) -> str:
     """Where a set is found: an untrained part is the base."""
     if name in names:
         return name
-    if name in PARTS:
+    if name in _UNTRAINED:
         return BASE
     raise NLRLError(f"the model server has no weights '{name}'; it has: {', '.join(dict.fromkeys((*names, *PARTS)))}")
 
@@ -88,7 +91,7 @@ class Resident:
         self._putting = threading.Lock()
 
     def has(self, name: str) -> bool:
-        return name in self._lanes or name in PARTS
+        return name in self._lanes or name in _UNTRAINED
 
     def find(self, name: str) -> tuple[str, str]:
         lane = self._lanes[_known(self._lanes, name)]
@@ -141,7 +144,7 @@ class Swapped:
         self._queue, self._busy = threading.Lock(), threading.Lock()
 
     def has(self, name: str) -> bool:
-        return name in self._sets or name in PARTS
+        return name in self._sets or name in _UNTRAINED
 
     def find(self, name: str) -> tuple[str, str]:
         place = _known(self._sets, name)

@@ -36,6 +36,11 @@ class Method(NamedTuple):
     the model may be of any kind."""
     check: Callable[[RunConfig, Game[Any]], None] = lambda config, game: None
     """Refuses, before anything is started, what the method cannot do. Raises NLRLError naming the field."""
+    gathers: int = 0
+    """So many of the first stages only ask models and write down what is learned from: in asynchronous runs they work
+    ahead. 0: there is nothing that could be done beside learning."""
+    asked: Callable[[RunConfig], tuple[Network, ...]] = lambda config: ("actor",)
+    """Networks that they ask."""
 
 
 def method_of(config: RunConfig) -> Method:

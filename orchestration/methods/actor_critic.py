@@ -10,7 +10,7 @@ from nlrl.orchestration.stages.evaluation import run_evaluation
 from nlrl.orchestration.stages.improvement import run_improvement
 from nlrl.orchestration.stages.policy_table import run_policy_table
 from nlrl.orchestration.stages.rollout import run_rollout
-from nlrl.orchestration.stages.targets import run_targets
+from nlrl.orchestration.stages.targets import asked, run_targets
 from nlrl.orchestration.stages.training import run_actor, run_critic
 
 METHOD = Method(
@@ -24,4 +24,6 @@ METHOD = Method(
         ("evaluation", run_evaluation),
     ),
     first=(("evaluation", run_evaluation),),
+    gathers=3,
+    asked=asked,
 )

@@ -19,7 +19,7 @@ from nlrl.orchestration.stages.evaluation import run_evaluation
 from nlrl.orchestration.stages.improvement import run_improvement
 from nlrl.orchestration.stages.policy_table import run_policy_table
 from nlrl.orchestration.stages.rollout import run_rollout
-from nlrl.orchestration.stages.targets import run_targets
+from nlrl.orchestration.stages.targets import asked, run_targets
 from nlrl.orchestration.stages.training import check_native, checked, restored, run_critic, train
 
 
@@ -71,5 +71,7 @@ METHOD = Method(
         ("evaluation", run_evaluation),
     ),
     first=(("evaluation", run_evaluation),),
+    gathers=3,
+    asked=asked,
     check=check_native,
 )

@@ -58,5 +58,6 @@ def relative(config: GRPOConfig, answers: Sequence[Answer]) -> list[float]:
 METHOD = Method(
     stages=(("rollout", run_sampled_rollout), ("actor", run_actor), ("evaluation", run_strength)),
     first=(("evaluation", run_strength),),
+    gathers=1,
     check=check_sampling,
 )

@@ -82,4 +82,6 @@ METHOD = Method(
     ),
     first=((evaluation.NAME, run_evaluation),),
     check=check_config,
+    gathers=3,
+    asked=lambda config: ("actor", "target"),
 )

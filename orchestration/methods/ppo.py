@@ -92,5 +92,6 @@ def examples_of(session: Session, answers: Sequence[Answer], values: dict[Any, f
 METHOD = Method(
     stages=(("rollout", run_sampled_rollout), ("actor", run_actor), ("evaluation", run_strength)),
     first=(("evaluation", run_strength),),
+    gathers=1,
     check=check_sampling,
 )

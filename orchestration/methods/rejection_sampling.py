@@ -40,4 +40,5 @@ def accepted(session: Session, iteration: int) -> Iterator[TextExample]:
 METHOD = Method(
     stages=(("rollout", run_rollout), ("actor", run_actor), ("evaluation", run_strength)),
     first=(("evaluation", run_strength),),
+    gathers=1,
 )

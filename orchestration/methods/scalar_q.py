@@ -53,7 +53,7 @@ def run_returns(session: Session, iteration: int) -> None:
             writer.flush()
             bar.advance(len(samples))
     count = sum(1 for _ in stage.records())
-    stage.commit({"pairs": count})
+    stage.commit({"pairs": count} | session.told())
 
 
 def _key(session: Session, iteration: int, plan: Plan) -> str:
@@ -186,4 +186,5 @@ METHOD = Method(
     ),
     first=(("evaluation", run_strength),),
     check=check_native,
+    gathers=2,
 )

@@ -51,5 +51,7 @@ METHOD = Method(
         (evaluation.NAME, run_value_evaluation),
     ),
     exports="critic",
+    gathers=1,
+    asked=lambda config: ("critic",),
     check=check_game,
 )

@@ -59,7 +59,7 @@ def run_backup(session: Session, iteration: int) -> None:
             writer.write_many(_records(session, iteration, group))
             writer.flush()
             bar.advance(len(group))
-    stage.commit(targets.summary(stage) | {"replay": figures})
+    stage.commit(targets.summary(stage) | {"replay": figures} | session.told())
 
 
 def _backups(session: Session, iteration: int, one: Replayed) -> Iterator[Backup]:

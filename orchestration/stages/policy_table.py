@@ -34,7 +34,7 @@ def run_policy_table(session: Session, iteration: int) -> None:
     visited = visits(session.game, session.folder.stage(iteration, rollout.NAME).records())
     chosen = value_states(session, iteration, list(visited))
     if not session.is_small:  # exact values of a policy need all that can follow
-        stage.commit({"states": 0, "value_states": len(chosen)})
+        stage.commit({"states": 0, "value_states": len(chosen)} | session.told())
         return
     table: dict[Any, Moves] = {}
     with progress(f"iteration {iteration}: policy table", 0) as bar:
@@ -50,7 +50,7 @@ def run_policy_table(session: Session, iteration: int) -> None:
         reachable_turns(session.game, choose, _starts(session, plies), both_seats)
     with stage.writer("table") as writer:
         writer.write_many(_record(session, iteration, state, moves) for state, moves in table.items())
-    stage.commit({"states": len(table), "value_states": len(chosen)})
+    stage.commit({"states": len(table), "value_states": len(chosen)} | session.told())
 
 
 def _starts(session: Session, plies: dict[Any, int]) -> list[Turn]:

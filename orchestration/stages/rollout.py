@@ -41,7 +41,7 @@ def run_rollout(session: Session, iteration: int, tokens: bool = False) -> None:
     tasks = rollout_tasks(session, iteration)
     play_tasks(session, stage, tasks, config.rollout.temperature, f"iteration {iteration}: games", tokens)
     records = list(stage.records())
-    stage.commit(summary(records))
+    stage.commit(summary(records) | session.told())
 
 
 def rollout_tasks(session: Session, iteration: int) -> list[GameTask]:

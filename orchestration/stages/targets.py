@@ -20,15 +20,17 @@ from typing import Any
 from nlrl.agents.asking import Reply
 from nlrl.agents.metrics.leaks import strip_leaks
 from nlrl.agents.roles import Evaluation, SampleKind, SamplesInput
+from nlrl.orchestration.config import RunConfig
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import Session
-from nlrl.orchestration.speakers import ACTOR, Speakers
+from nlrl.orchestration.speakers import ACTOR, CRITIC, Speakers
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages import rollout
 from nlrl.orchestration.stages.outlooks import ahead_of, fused, merge, outlooks, score_of, told
 from nlrl.orchestration.stages.rollout import Visit, chunks, sample_of, visits
 from nlrl.orchestration.timings import of_texts
+from nlrl.orchestration.trainer import Network
 from nlrl.orchestration.worker import Continuation, ContinuationTask, ContinueJob
 
 NAME = "targets"
@@ -69,7 +71,12 @@ def run_targets(session: Session, iteration: int) -> None:
             writer.write_many(found)
             writer.flush()
             bar.advance(len(groups[index]))
-    stage.commit(summary(stage))
+    stage.commit(summary(stage) | session.told())
+
+
+def asked(config: RunConfig) -> tuple[Network, ...]:
+    """Networks that games and targets are made with."""
+    return (ACTOR,) if config.targets.kind == "mc" else (ACTOR, CRITIC)
 
 
 def plan_targets(session: Session, iteration: int, visited: dict[Any, Visit], against: str = "") -> list[Plan]:

@@ -140,7 +140,7 @@ def run_labels(session: Session, iteration: int) -> None:
             writer.write_many(labels)
             writer.flush()
             bar.advance(len(groups[index]))
-    stage.commit(targets.summary(stage))
+    stage.commit(targets.summary(stage) | session.told())
 
 
 def _label_key(session: Speakers, iteration: int, look_ahead: Record) -> str:

@@ -14,8 +14,9 @@ from nlrl.backbones.language_model import Message
 from nlrl.errors import NLRLError
 from nlrl.orchestration.cluster import Cluster, InlineFuture
 from nlrl.orchestration.fits import FitSettings, TextExample
+from nlrl.orchestration.placement import LEAST_SHARE, Seat, gpu_shares
 from nlrl.orchestration.trainer import TrainerActor
-from nlrl.orchestration.trainer_group import LEAST_SHARE, AllOf, gpu_shares, start_trainer
+from nlrl.orchestration.trainer_group import AllOf, start_trainer
 from nlrl.testing.tiny_native import make_tiny, tiny_model
 
 PROMPTS = [(Message("user", f"Choose a move.\n 1 | 2 | {'3 ' * i}"),) for i in range(9)]
@@ -32,7 +33,7 @@ def tiny(tmp_path_factory):
 def group(tiny, tmp_path, small_config):
     config = small_config(tmp_path / "run", model=tiny_model(tiny), cluster={"kind": "ray", "trainers": 2})
     with Cluster("ray", address="local", num_cpus=2) as cluster:
-        yield start_trainer(cluster, config, threads=2, share=0)
+        yield start_trainer(cluster, config, threads=2, seats=[Seat()] * 2)
 
 
 def apart(one, other):
