@@ -12,7 +12,7 @@ from nlrl.orchestration.checks import check
 from nlrl.orchestration.cluster import Cluster
 from nlrl.orchestration.config import to_toml
 from nlrl.orchestration.loop import run
-from nlrl.orchestration.placement import Seat, plan
+from nlrl.orchestration.placement import Seat, check_placement, plan
 from nlrl.orchestration.run_folder import RunFolder
 from nlrl.orchestration.session import open_session, servers_of
 
@@ -214,8 +214,9 @@ def test_a_placement_leaves_no_trace_in_the_results(four_gpus, finished, small_c
 @pytest.mark.parametrize(
     ("placement", "servers", "trainers"), [("colocated", (0, 1, 2), (0, 1)), ("separate", (0, 0, 0), (1, 2))]
 )
-def test_several_trainers_are_on_gpus_of_their_own(tmp_path, placement, servers, trainers):
-    config = gpus(tmp_path, gpus=3, placement=placement, trainers=2)
+def test_several_trainers_are_on_gpus_of_their_own(small_config, tmp_path, placement, servers, trainers):
+    wanted = {"kind": "ray", "gpus": 3, "placement": placement, "trainers": 2}
+    config = small_config(tmp_path / "run", cluster=wanted)
     check_placement(config)
     found = plan(config, 3, 0, on_gpu=True)
     assert tuple(seat.bundle for seat in found.servers) == servers
@@ -228,6 +229,7 @@ def test_several_trainers_are_on_gpus_of_their_own(tmp_path, placement, servers,
     ("declared", "told"),
     [({"gpus": 2, "placement": "separate"}, "at least 3 GPUs"), ({"gpus": 1}, "each on a GPU of its own")],
 )
-def test_too_few_gpus_for_several_trainers_are_refused(tmp_path, declared, told):
+def test_too_few_gpus_for_several_trainers_are_refused(small_config, tmp_path, declared, told):
+    config = small_config(tmp_path / "run", cluster={"kind": "ray", "trainers": 2} | declared)
     with pytest.raises(NLRLError, match=told):
-        check_placement(gpus(tmp_path, trainers=2, **declared))
+        check_placement(config)
