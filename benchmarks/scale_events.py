@@ -153,7 +153,7 @@ class Engine:
             piece[1] -= taken
             self._seen.answered += taken
             if not piece[1]:
-                self._clock.after(0.0, piece[2], *piece[3])
+                piece[2](*piece[3])
         self._admit()
 
 
@@ -226,11 +226,13 @@ class _Run:
     def _ask(self, actor: int, number: int) -> None:
         known, draw = self.plan.spread or self.plan.engines, self._random.randrange
         pieces = Counter(draw(known) for _ in range(self.rounds[number]))
-        left = [len(pieces)]
-        for at, requests in pieces.items():
-            engine = self.engines[(actor * known + at) % len(self.engines)]
-            self.clock.after(self.plan.call_s, engine.ask, requests, self._answered, actor, number, left)
         self.seen.engine_calls += len(pieces)
+        self.clock.after(self.plan.call_s, self._arrive, pieces, actor, number)
+
+    def _arrive(self, pieces: Counter[int], actor: int, number: int) -> None:
+        first, left = actor * (self.plan.spread or self.plan.engines), [len(pieces)]
+        for at, requests in pieces.items():
+            self.engines[(first + at) % len(self.engines)].ask(requests, self._answered, actor, number, left)
 
     def _answered(self, actor: int, number: int, left: list[int]) -> None:
         left[0] -= 1
