@@ -14,6 +14,7 @@ import pytest
 
 from nlrl.orchestration.report import evaluations
 from nlrl.orchestration.run_folder import RunFolder, verify
+from nlrl.orchestration.run_status import read_status
 
 RAY = Path(sys.executable).parent / "ray"
 CONFIG = """
@@ -61,6 +62,7 @@ def cluster(short_folder):
     port, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4"]
     command += ["--dashboard-host=127.0.0.1", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # the usual one may be another cluster's
     head = subprocess.Popen(
         command, start_new_session=True, env=outside(short_folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -109,3 +111,8 @@ def test_a_submitted_job_runs_on_the_cluster_it_was_submitted_to(cluster, short_
     assert "succeeded" in done.stdout
     assert sorted(evaluations(RunFolder(out))) == [0, 1], done.stdout + done.stderr
     assert verify(out) == []
+    told = read_status(out)
+    assert told.state == "finished"
+    assert told.dashboard == cluster
+    assert f"'{told.job}' succeeded" in done.stdout
+    assert {"driver.jsonl", "rollout-0.jsonl", "rollout-1.jsonl"} <= {path.name for path in (out / "logs").iterdir()}
