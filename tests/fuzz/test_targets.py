@@ -20,7 +20,7 @@ def test_damaged_inputs_are_read_or_refused(name):
     target = TARGETS[name]
 
     @settings(
-        max_examples=25 if target.slow else 120,
+        max_examples=10 if target.slow else 60,
         deadline=None,
         database=None,
         derandomize=True,
