@@ -18,6 +18,7 @@ TARGETS = targets()
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_inputs_are_read_or_refused(name):
     target = TARGETS[name]
+    target.warm()
 
     @settings(
         max_examples=10 if target.slow else 60,
