@@ -13,7 +13,7 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,7 +78,7 @@ def _shards(folder: Path) -> list[Path]:
     """The files that the index names; they stand beside it, whatever it says."""
     index = folder / INDEX
     named = read_json(index).get("weight_map")
-    names = list(named.values()) if isinstance(named, dict) else [None]
+    names: list[Any] = list(named.values()) if isinstance(named, dict) else [None]
     wrong = [name for name in names if not (isinstance(name, str) and _PLAIN_NAME.fullmatch(name))]
     if wrong or not names:
         raise NLRLError(

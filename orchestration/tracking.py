@@ -126,7 +126,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _is_entry(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("step"), int) and ("metrics" in value or "text" in value)
+    whole = isinstance(value, dict) and isinstance(value.get("step"), int) and ("metrics" in value or "text" in value)
+    return whole and isinstance(value.get("metrics", {}), dict)
 
 
 # -- services ----------------------------------------------------------------------------------------------------------

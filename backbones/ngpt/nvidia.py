@@ -4,7 +4,6 @@ the logits are theirs."""
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,9 @@ def from_nvidia(
     config = _our_config(arguments, rope, path)
     theirs = {_plain_name(name): tensor for name, tensor in content["model"].items()}
     check_layout(_their_shapes(config), theirs, path, "nGPT")
-    base_scale = float(arguments.get("base_scale", DEFAULT_BASE_SCALE))
+    base_scale = arguments.get("base_scale", DEFAULT_BASE_SCALE)
+    if not isinstance(base_scale, int | float) or not base_scale > 0:
+        raise NLRLError(f"{path}: model_args has base_scale={base_scale!r}, which must be a number above 0")
     return checkpoint.build(NGPTForCausalLM, config, _ours(theirs, config, base_scale, dtype), path, dtype)
 
 
@@ -82,12 +83,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise NLRLError(f"{path} is missing: NVIDIA/ngpt writes its checkpoints under that name")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # a damaged pickle calls what it may with arguments of any kind
         raise NLRLError(f"{path} is torn, or holds more than tensors and numbers: {error}") from None
     parts = ("model", "model_args")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), Mapping) for part in parts):
         raise NLRLError(f"{path} is no checkpoint of NVIDIA/ngpt: it lacks 'model' or 'model_args'")
-    if not all(isinstance(tensor, Tensor) for tensor in content["model"].values()):
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content["model"].items()):
         raise NLRLError(f"{path}: 'model' holds something else than tensors")
     return content
 

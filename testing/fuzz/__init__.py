@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +43,12 @@ class Target:
     def seeds(self) -> list[bytes]:
         """Good inputs."""
         return list(self.make_seeds())
+
+    def warm(self) -> None:
+        """Tries the seeds without a limit: a first call imports modules and compiles patterns."""
+        for seed in self.seeds:
+            with suppress(*self.allowed):
+                self.run(seed)
 
     def check(self, data: bytes) -> bool:
         """Tries one input; returns whether it was read (True) or refused.

@@ -111,6 +111,7 @@ def _one(name: str, flags: list[str]) -> int:
         from nlrl.testing.fuzz import targets
 
         target = targets()[name]
+        target.warm()
     with tempfile.TemporaryDirectory(prefix="nlrl-corpus-") as corpus:
         for number, seed in enumerate(target.seeds):
             (Path(corpus) / f"{number}").write_bytes(seed)

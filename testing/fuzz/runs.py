@@ -94,7 +94,7 @@ def queries(data: bytes) -> None:
     holds(found["n"][0].as_py() == len(list(read_records(path))), "the query counts other records")
 
 
-@target("metrics", lambda: [_METRICS], NLRLError)
+@target("metrics", lambda: [_METRICS, b'{"step":1,"metrics":5}\n'], NLRLError)
 def metrics(data: bytes) -> None:
     from nlrl.ui import learning, library, reading
 

@@ -90,7 +90,7 @@ def headings(data: bytes) -> None:
         parse_report(text, ("black", "white"), ending)
 
 
-@target("claims", seeds)
+@target("claims", seeds, slow=True)
 def claims(data: bytes) -> None:
     text = text_of(data)
     for game, state in positions():
@@ -99,7 +99,7 @@ def claims(data: bytes) -> None:
             check_claims(text, game, state, action)
 
 
-@target("words", seeds)
+@target("words", seeds, slow=True)
 def words(data: bytes) -> None:
     """Judgements, stated numbers and what an answer says before its ending."""
     text = text_of(data)

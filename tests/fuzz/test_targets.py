@@ -18,9 +18,10 @@ TARGETS = targets()
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_inputs_are_read_or_refused(name):
     target = TARGETS[name]
+    target.warm()
 
     @settings(
-        max_examples=25 if target.slow else 120,
+        max_examples=10 if target.slow else 60,
         deadline=None,
         database=None,
         derandomize=True,

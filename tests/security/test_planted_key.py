@@ -136,7 +136,7 @@ def places_of_the_key(*folders: Path) -> list[str]:
     return [str(path) for path in files if any(form.encode() in path.read_bytes() for form in FORMS)]
 
 
-@pytest.mark.parametrize("loud", [False, True])
+@pytest.mark.parametrize("loud", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_writes_and_prints_no_key(tmp_path, ray_folder, loud):
     endpoint = Endpoint()
     try:
