@@ -117,10 +117,10 @@ def measured(config: RunConfig, scratch: Path) -> dict[str, Any]:
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "nlrl.orchestration.cli", "run", str(path)], check=True, capture_output=True)
     whole = time.perf_counter() - start
-    logged = {entry["step"]: entry["metrics"] for entry in read_metrics(config.out / METRICS_FILE)}
-    ends = {int(step): seconds for step, seconds in iteration_ends(config.out).items()}
+    logged = {entry["step"]: entry["metrics"] for entry in read_metrics(Path(config.out) / METRICS_FILE)}
+    ends = {int(step): seconds for step, seconds in iteration_ends(Path(config.out)).items()}
     each = [_halves(config, i, logged[i]) for i in range(1, config.iterations + 1)]
-    final = evaluations(RunFolder(config.out))[config.iterations]
+    final = evaluations(RunFolder(Path(config.out)))[config.iterations]
     return {
         "seconds": ends[max(ends)],
         "whole": round(whole, 1),

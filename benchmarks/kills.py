@@ -163,7 +163,7 @@ class Campaign:
                 found = self._fill(config, out, reference, rng, kills, told)
             else:
                 self._kill(config, name, out, rng, kills, told)
-                found = differences(config.out, reference)
+                found = differences(Path(config.out), reference)
         except TimeoutError as error:
             found = [f"stuck after {' '.join(told)}: {error}"]
         self.problems += [f"run {number} ({name}): {problem}" for problem in found]
@@ -174,21 +174,21 @@ class Campaign:
     def _kill(self, config: RunConfig, name: str, out: Path, rng: random.Random, kills: int, told: list[str]) -> None:
         command = self._command(config, out)
         before = self.kills
-        while self.kills - before < kills and stages_ahead(config, config.out):
+        while self.kills - before < kills and stages_ahead(config, Path(config.out)):
             roles = rng.choice(SCENES[name].lives)
             if roles == (WRITER,):
                 self._die_writing(config, command, rng, told)
             else:
                 self._live(config, command, roles[: kills - (self.kills - before)], rng, told)
-        with Life(command, config.out) as life:
+        with Life(command, Path(config.out)) as life:
             self._expect(life.end().code == 0, "the undisturbed last life failed", life)
 
     def _live(
         self, config: RunConfig, command: list[str], roles: tuple[str, ...], rng: random.Random, told: list[str]
     ) -> None:
         """One life in which processes of these roles are killed, each some stages after the one before."""
-        ahead = deque(stages_ahead(config, config.out))
-        with Life(command, config.out) as life:
+        ahead = deque(stages_ahead(config, Path(config.out)))
+        with Life(command, Path(config.out)) as life:
             for role in roles:
                 stage = [ahead.popleft() for _ in range(min(len(ahead), rng.randint(1, 3)))][-1:]
                 moments = [Moment(*place, rng.random() * DELAY) for place in stage]
@@ -207,7 +207,7 @@ class Campaign:
         kind = rng.choice(list(EVENTS_AHEAD))
         event = f"{kind}:{rng.randint(1, EVENTS_AHEAD[kind])}"
         dying = ["-m", "nlrl.testing.dying", event, str(config.out)]
-        with Life([command[0], *dying, *command[3:]], config.out) as life:
+        with Life([command[0], *dying, *command[3:]], Path(config.out)) as life:
             code, errors, _ = life.end()
         (self.hit if code == -9 else self.missed)[WRITER] += 1
         if code == -9:
@@ -218,11 +218,11 @@ class Campaign:
     def _wait_for_orphans(self, life: Life, config: RunConfig) -> None:
         """Half of the time the next life begins at once; the other half, what the dead driver's processes still do is
         watched: nothing that counts."""
-        began, before = time.monotonic(), whole(config.out)
+        began, before = time.monotonic(), whole(Path(config.out))
         while life.orphans() and time.monotonic() - began < 60:
             time.sleep(0.02)
         self.orphaned.append(time.monotonic() - began)
-        if whole(config.out) != before:
+        if whole(Path(config.out)) != before:
             self.problems.append("processes of a dead driver changed results")
 
     def _fill(
@@ -231,10 +231,10 @@ class Campaign:
         """A run on a disk that gets a little more room each time it was full."""
         needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference.rglob("*") if path.is_file())
         rooms = sorted(rng.uniform(0.02, 0.9) for _ in range(fills))
-        with SmallDisk(config.out.parent, int(rooms[0] * needed)) as disk:
+        with SmallDisk(Path(config.out).parent, int(rooms[0] * needed)) as disk:
             for room in rooms:
                 disk.resize(max(int(room * needed), disk.used + 4096))
-                with Life(self._command(config, self.folder), config.out) as life:
+                with Life(self._command(config, self.folder), Path(config.out)) as life:
                     ended = life.end()
                 self.codes.setdefault(DISK, Counter())[ended.code] += 1
                 (self.missed if ended.code == 0 else self.hit)[DISK] += 1
@@ -242,9 +242,9 @@ class Campaign:
                 clear = ended.code == 2 and "No space left" in ended.errors
                 self._expect(ended.code == 0 or clear, f"full disk, exit {ended.code}: {_last(ended.errors)}", life)
             disk.resize(4 * needed)
-            with Life(self._command(config, self.folder), config.out) as life:
+            with Life(self._command(config, self.folder), Path(config.out)) as life:
                 self._expect(life.end().code == 0, "a run that has room again failed", life)
-            return differences(config.out, reference)
+            return differences(Path(config.out), reference)
 
     # -- machinery -----------------------------------------------------------------------------------------------------
     def _expect(self, fine: bool, otherwise: str, life: Life) -> None:
@@ -257,11 +257,11 @@ class Campaign:
         if kind not in self._references:
             out = self.folder / kind
             config = self._config(name, out / "run", INLINE)
-            with Life(self._command(config, out), config.out) as life:
+            with Life(self._command(config, out), Path(config.out)) as life:
                 ended = life.end(600)
             if ended.code:
                 raise RuntimeError(f"the undisturbed run failed: {ended.errors}")
-            self._references[kind] = config.out
+            self._references[kind] = Path(config.out)
         return self._references[kind]
 
     def _config(self, name: str, out: Path, changes: dict[str, Any] | None = None) -> RunConfig:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.exceptions
@@ -134,7 +134,7 @@ class RayBackend:
             raise NLRLError(f"cluster: no Ray cluster answers at {address!r}: {first_line(error)}") from error
         self._own = True
 
-    def _strategy(self, place: Place) -> Any:
+    def _strategy(self, place: int | Literal["spread"]) -> Any:
         if place == "spread":
             return "SPREAD"
         return PlacementGroupSchedulingStrategy(self._reserved, placement_group_bundle_index=place)

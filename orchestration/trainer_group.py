@@ -68,6 +68,10 @@ class TrainerGroup:
         """Their ids, each on its machine."""
         return [actor.call("process").result() for actor in self._actors]
 
+    def sees(self, path: str) -> bool:
+        """Whether every one of them sees a file as this process does."""
+        return all(actor.sees(path) for actor in self._actors)
+
     def close(self) -> None:
         for actor in self._actors:
             actor.close()

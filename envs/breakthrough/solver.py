@@ -16,6 +16,9 @@
 All compiled code is in this one file, long as it is: see `nlrl.envs.jit`.
 """
 
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+# (Numba's integer types are callables to a type checker.)
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -73,7 +73,7 @@ def load_table(path: Path, rows: int, columns: int) -> Words:
         with path.open("rb") as file:
             header = _read_header(path, file.read(_HEADER))
         _check_board(path, header, rows, columns)
-        shape = (header.get("slots"), words_per_slot(rows, columns))
+        shape: Any = (header.get("slots"), words_per_slot(rows, columns))
         _check_size(path, shape)
         table = np.asarray(np.memmap(path, np.uint64, mode="c", offset=_HEADER, shape=shape))
     except OSError as error:

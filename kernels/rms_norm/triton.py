@@ -9,6 +9,8 @@ are added in a fixed order afterwards: equal inputs give equal bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -72,7 +74,7 @@ class RMSNorm(torch.autograd.Function):
     """Of rows `(rows, width)`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> Any:
         rows, width = x.shape
         y, scale = torch.empty_like(x), x.new_empty(rows, dtype=torch.float32)
         s = x if residual is None else torch.empty_like(x)
@@ -94,10 +96,11 @@ class RMSNorm(torch.autograd.Function):
         rows, width = s.shape
         dy = torch.zeros_like(s) if dy is None else dy.contiguous()
         dx, added = torch.empty_like(s), ds is not None
+        ds = dy if ds is None else ds.contiguous()
         dweight = weight.new_empty((min(rows, _programs(s.device)), width), dtype=torch.float32)
         with torch.cuda.device_of(s):
             _backward[(len(dweight),)](
-                s, weight, scale, dy, ds.contiguous() if added else dy, dx, dweight, rows, width,
+                s, weight, scale, dy, ds, dx, dweight, rows, width,
                 added=added, **_launch(width),
             )  # fmt: skip
         return dx, dx if ctx.added else None, dweight.sum(0).to(weight.dtype), None

@@ -57,7 +57,7 @@ def test_the_entrypoint_runs_the_config_that_the_map_holds_and_writes_to_what_al
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounts[str(Path(path).parent)]["configMap"]["name"] == CONFIG_MAP["metadata"]["name"]
-        assert "persistentVolumeClaim" in mounts["/" + config.out.parts[1]]
+        assert "persistentVolumeClaim" in mounts["/" + Path(config.out).parts[1]]
 
 
 def test_the_cluster_is_of_the_ray_that_is_installed():
