@@ -111,13 +111,11 @@ pathlib.Path(sys.argv[1]).write_text(" ".join({"head", "worker"} & set(resources
 
 
 @pytest.mark.slow
-def test_the_driver_runs_on_the_head_unless_it_asks_for_resources_of_another_node(nodes, tmp_path):
+def test_a_driver_that_reserves_nothing_runs_on_the_head(nodes, tmp_path):
     said = tmp_path / "node"
     entry = ["--", "python", "-c", _WHERE, str(said)]
     ray_job_submit(nodes, *entry)
     assert said.read_text() == "head"
-    ray_job_submit(nodes, "--entrypoint-resources", '{"worker": 1}', *entry)
-    assert said.read_text() == "worker"
 
 
 @pytest.mark.slow
