@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import nlrl
+from nlrl.orchestration.config import ClusterConfig, load_config
+from nlrl.orchestration.loop import run
 from nlrl.testing.clusters import QUICK_DEATH, outside
 from nlrl.testing.network import Cable, inside
 from nlrl.testing.processes import family
@@ -29,6 +31,26 @@ SBATCH_OPTIONS = {
 """Long options of sbatch(1) of Slurm 23 that a job script may hold (not all that there are)."""
 SRUN_OPTIONS = {"nodes", "ntasks", "exclude"}
 ADDRESSES = "10.214.0.1", "10.214.0.2"
+
+CONFIG = """
+name = "small"
+iterations = 1
+trackers = []
+[model]
+kind = "scripted"
+name = "nlrl.testing.by_rules"
+[rollout]
+games = 16
+workers = 2
+[evaluation]
+games = 4
+opponents = ["random"]
+value_states = 3
+"""
+
+
+def manifests(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("iterations/*/*/manifest.json")}
 
 
 def test_it_is_a_shell_script():
@@ -83,19 +105,20 @@ def allocation(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_of_two_nodes_runs_the_config_and_leaves_nothing_behind(
-    allocation, tmp_path, config_file, finished, committed_files
-):
+def test_a_job_of_two_nodes_runs_the_config_and_leaves_nothing_behind(allocation, tmp_path):
     prefix, env = allocation
-    config = config_file(cluster={"kind": "ray"})
-    command = [*prefix, "bash", str(SCRIPT), str(config)]
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    command = [*prefix, "bash", str(SCRIPT), str(config), "--out", str(tmp_path / "run")]
     job = subprocess.Popen(
         command, env=env, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         said = job.communicate(timeout=200)[0]
         assert job.returncode == 0, said
-        assert committed_files(tmp_path / "run") == committed_files(finished)
+        inline = {"out": tmp_path / "inline", "cluster": ClusterConfig(kind="inline")}
+        reference = run(load_config(config).model_copy(update=inline)).path
+        assert manifests(tmp_path / "run") == manifests(reference)
         used = {line.removeprefix("--").partition("=")[0] for line in (tmp_path / "srun.log").read_text().split()}
         assert used == SRUN_OPTIONS
         assert said.count("Ray runtime started.") == 2
