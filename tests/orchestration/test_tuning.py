@@ -364,6 +364,21 @@ def test_two_workers_of_ray_train_learn_what_one_process_learns(base, actor, tmp
 
 
 @pytest.mark.slow
+def test_scores_are_read_in_a_process_of_their_own_on_ray(base, actor, tmp_path):
+    from nlrl.orchestration.cluster import Cluster
+
+    alone, tuning = actor(), Tuning(rank=4, alpha=8, pass_size=4, max_length=256)
+    alone.fit("actor", EXAMPLES[:4], settings(1e-2))
+    alone.save("actor", str(tmp_path / "file"))
+    asked = [example.messages for example in EXAMPLES[:2]], [(5, 6, 7), (8,)]
+    with Cluster("ray", num_cpus=1) as cluster:
+        handle = cluster.spawn(TuningActor, str(base), tuning, str(tmp_path / "ray"), "ray", 1, num_cpus=0)
+        handle.call("load", "actor", str(tmp_path / "file")).result()
+        found = handle.call("score", "actor", *asked).result()
+    assert found == [pytest.approx(row, abs=1e-4) for row in alone.score("actor", *asked)]
+
+
+@pytest.mark.slow
 def test_what_a_worker_raises_is_raised_as_itself(base, tmp_path):
     from nlrl.orchestration.cluster import Cluster
 
