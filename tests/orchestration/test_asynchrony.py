@@ -128,6 +128,24 @@ def test_games_and_targets_are_made_by_the_weights_of_exactly_so_many_iterations
             assert told == (iteration - 1 - made_by if staleness else None)
 
 
+def test_newer_weights_that_are_there_already_are_not_used(small_config, tmp_path, monkeypatch, events):
+    """Targets of iteration 3 wait until iteration 2 is learned: then there are its weights, and those of iteration 1,
+    which iteration 4 has to take."""
+    original = RolloutWorker.continue_games
+
+    def waiting(self, job):
+        deadline = time.monotonic() + PATIENCE
+        while ("begin", 3, "targets") in events and ("end", 2, "evaluation") not in events:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        return original(self, job)
+
+    monkeypatch.setattr(RolloutWorker, "continue_games", waiting)
+    folder = run(small_config(tmp_path / "run", **(AHEAD | {"staleness": 2, "iterations": 4})))
+    assert events.index(("end", 2, "evaluation")) < events.index(("begin", 4, "rollout"))
+    assert {record["policy"] for record in folder.stage(4, "targets").records()} == {"actor@1"}
+
+
 def test_look_aheads_end_in_texts_of_the_critic_of_that_iteration(small_config, tmp_path, scripted):
     asked = []
 
