@@ -163,7 +163,7 @@ def scaling(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             finally:
                 session.close()
             print(f"{count} server(s): {', '.join(f'{rate:,.0f}' for rate in rates[count])} answers/s", flush=True)
-    return {"mode": "rollouts", "unit": "GPUs" if arguments.on_gpus else "servers", "rates": rates}
+    return {"mode": "rollouts", "unit": "GPU(s)" if arguments.on_gpus else "server(s)", "rates": rates}
 
 
 def _of_size(arguments: argparse.Namespace, count: int, out: Path) -> RunConfig:
