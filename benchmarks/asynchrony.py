@@ -32,6 +32,7 @@ from typing import Any
 
 from nlrl.benchmarks.figures import machine, versions
 from nlrl.benchmarks.tictactoe import iteration_ends
+from nlrl.errors import NLRLError
 from nlrl.orchestration.config import RunConfig, load_config, to_toml, validated
 from nlrl.orchestration.pipeline import halves
 from nlrl.orchestration.report import evaluations
@@ -115,7 +116,10 @@ def measured(config: RunConfig, scratch: Path) -> dict[str, Any]:
     path = scratch / "config.toml"
     path.write_text(to_toml(config))
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "nlrl.orchestration.cli", "run", str(path)], check=True, capture_output=True)
+    command = [sys.executable, "-m", "nlrl.orchestration.cli", "run", str(path)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise NLRLError(f"the run failed: {done.stderr[-2000:]}")
     whole = time.perf_counter() - start
     logged = {entry["step"]: entry["metrics"] for entry in read_metrics(Path(config.out) / METRICS_FILE)}
     ends = {int(step): seconds for step, seconds in iteration_ends(Path(config.out)).items()}
@@ -159,7 +163,7 @@ def scaling(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             finally:
                 session.close()
             print(f"{count} server(s): {', '.join(f'{rate:,.0f}' for rate in rates[count])} answers/s", flush=True)
-    return {"mode": "rollouts", "unit": "GPUs" if arguments.on_gpus else "servers", "rates": rates}
+    return {"mode": "rollouts", "unit": "GPU(s)" if arguments.on_gpus else "server(s)", "rates": rates}
 
 
 def _of_size(arguments: argparse.Namespace, count: int, out: Path) -> RunConfig:

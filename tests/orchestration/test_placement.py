@@ -183,12 +183,6 @@ def test_several_engines_share_a_gpu(devices):
     assert len({seen[name] for name in ("model-0", "model-1", "trainer")}) == 1
 
 
-def test_gpus_are_free_again_when_a_run_has_ended(devices):
-    for _ in range(2):
-        seen = devices(gpus=4, servers=1)
-        assert seen["model"] == seen["trainer"] != ""
-
-
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
@@ -206,9 +200,15 @@ def test_the_gathering_halfs_workers_count_too(devices):
         devices({"staleness": 1}, worker_cpus=1.5)
 
 
-def test_a_placement_leaves_no_trace_in_the_results(four_gpus, finished, small_config, tmp_path, committed_files):
+def test_neither_a_placement_nor_ray_leaves_a_trace_in_the_results_of_an_asynchronous_run(
+    four_gpus, small_config, tmp_path, committed_files
+):
+    few = {"rollout": {"games": 8}, "evaluation": {"games": 2, "exact_states": 0}, "targets": {"states": 4}}
+    changes = few | {"staleness": 1, "improvement": {"states": 4}}
+    inline = run(small_config(tmp_path / "inline", **changes)).path
     cluster = {"kind": "ray", "gpus": 3, "placement": "separate", "spread": True, "worker_cpus": 0.5}
-    assert committed_files(run(small_config(tmp_path / "run", cluster=cluster)).path) == committed_files(finished)
+    placed = run(small_config(tmp_path / "ray", **changes, cluster=cluster)).path
+    assert committed_files(placed) == committed_files(inline)
 
 
 @pytest.mark.parametrize(
