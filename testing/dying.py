@@ -19,8 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-KINDS = ("write", "fsync", "open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree")
-"""Events that every run has."""
 _AUDITED = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "shutil.rmtree")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

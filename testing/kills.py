@@ -117,7 +117,7 @@ class Life:
     def __init__(self, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None):
         self.folder = folder
         self._began = time.monotonic()
-        self._below: dict[int, str] = {}
+        self._found: dict[str, list[int]] = {}
         env = {**os.environ, **(environment or {})}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (a pipe would block when nobody reads)
         self._run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors, env=env)
@@ -157,7 +157,7 @@ class Life:
             time.sleep(0.02)
         if self.is_over():
             return None
-        self._below = processes_below(self.pid)
+        self._found = found
         victim = rng.choice(found[role])
         try:
             os.kill(victim, signal.SIGKILL)
@@ -184,8 +184,9 @@ class Life:
         return os.pread(self._errors.fileno(), end, 0).decode(errors="replace")
 
     def orphans(self) -> list[int]:
-        """Processes of this life that were there at the last kill, and still are."""
-        return [pid for pid in self._below if is_alive(pid)]
+        """Processes of any role that were there at the last kill, and still are. (Ray's helpers, which have none and
+        hold nothing, may stay for a minute.)"""
+        return [pid for found in self._found.values() for pid in found if is_alive(pid)]
 
     def __enter__(self) -> Life:
         return self
