@@ -30,11 +30,13 @@ from nlrl.orchestration.records import MANIFEST_FILE, SHARDS_FOLDER
 from nlrl.orchestration.run_folder import CONFIG_FILE
 from nlrl.orchestration.store import Store, cache_folder
 from nlrl.orchestration.store_config import StoreConfig
+from nlrl.orchestration.watch import LOGS_FOLDER, STATUS_FILE
 
 PIECE = 32 * 2**20
 """Most bytes in one piece of records."""
-OWN_STORES = ("wandb", "mlruns")
-"""Folders of trackers, which keep their files elsewhere themselves."""
+STAYS = ("wandb", "mlruns", LOGS_FOLDER, STATUS_FILE)
+"""Folders of trackers, which keep their files elsewhere themselves, and what the processes of a machine say of
+themselves."""
 _log = logging.getLogger(__name__)
 
 
@@ -173,7 +175,7 @@ class Mirror:
             yield config
         for path in sorted(self.folder.rglob("*")):
             parts = path.relative_to(self.folder).parts
-            plain = parts[0] not in ("iterations", CONFIG_FILE, *OWN_STORES)
+            plain = parts[0] not in ("iterations", CONFIG_FILE, *STAYS)
             if plain and path.is_file() and not any(part.startswith(".") for part in parts):
                 yield path
 

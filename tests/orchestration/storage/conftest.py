@@ -18,7 +18,7 @@ _numbers = itertools.count()
 def s3() -> Iterator[str]:
     """The URL of a bucket in an S3 server; the environment says where it is, to child processes, too."""
     pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'nlrl[s3]'")
-    server_module = pytest.importorskip("moto.server", reason="no S3 server: pip install 'moto[server]'")
+    server_module = pytest.importorskip("moto.server", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
     import fsspec
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
