@@ -16,8 +16,8 @@ ENTRY = Path(__file__).parent / "entry" / "viewer.py"
 """The script that Streamlit runs."""
 
 
-SAMPLE = Path(__file__).parent / "sample"
-"""A small run of Tic-Tac-Toe that comes with the package."""
+SAMPLE = Path(__file__).parent / "sample.tar.xz"
+"""A small run of Tic-Tac-Toe that comes with the package, without its weights."""
 
 
 def view(runs_dir: str | Path = "runs", port: int = 8501, sample: bool = False) -> None:
@@ -37,11 +37,11 @@ def view(runs_dir: str | Path = "runs", port: int = 8501, sample: bool = False) 
 
 
 def add_sample(runs_dir: Path) -> Path:
-    """Copies the shipped run to `runs_dir/sample`, unless something is there; returns its folder."""
+    """Unpacks the shipped run to `runs_dir/sample`, unless something is there; returns its folder."""
     run = runs_dir / "sample"
     if not run.exists():
         fresh = run.with_name(f".sample-{os.getpid()}")
-        shutil.copytree(SAMPLE, fresh)
+        shutil.unpack_archive(SAMPLE, fresh, filter="data")
         fresh.rename(run)
     return run
 
