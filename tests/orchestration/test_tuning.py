@@ -198,9 +198,10 @@ def test_what_a_dead_runs_processes_still_write_reaches_nobody(actor):
     orphan = actor()
     orphan.fit("actor", EXAMPLES[:2], settings(1e-2))
     heir = actor()
-    orphan.fit("actor", EXAMPLES[:2], settings(1e-2))
-    with pytest.raises(NLRLError, match="not been trained"):
-        heir.weights("actor")
+    orphan.fit("critic", EXAMPLES[:2], settings(1e-2))
+    for network in ("actor", "critic"):
+        with pytest.raises(NLRLError, match="not been trained"):
+            heir.weights(network)
 
 
 def test_the_networks_are_apart(actor):
