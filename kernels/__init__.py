@@ -13,6 +13,8 @@ from nlrl.kernels.causal_conv1d.reference import causal_conv1d as _causal_conv1d
 from nlrl.kernels.diff_attention.eager import diff_attention as _eager_diff_attention
 from nlrl.kernels.diff_attention.node import node as _diff_attention_node
 from nlrl.kernels.diff_attention.reference import diff_attention as _diff_attention
+from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as _eager_diff_attention_v2
+from nlrl.kernels.diff_attention_v2.reference import diff_attention_v2 as _diff_attention_v2
 from nlrl.kernels.dispatch import Op, OpProviders, describe
 from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eager_linear_cross_entropy
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
@@ -51,6 +53,12 @@ diff_attention = Op(
     triton="nlrl.kernels.diff_attention.triton:diff_attention",
     compiled=_eager_diff_attention,
     node=_diff_attention_node,
+)
+diff_attention_v2 = Op(
+    _diff_attention_v2,
+    _eager_diff_attention_v2,
+    triton="nlrl.kernels.diff_attention_v2.triton:diff_attention_v2",
+    compiled=_eager_diff_attention_v2,
 )
 linear_cross_entropy = Op(
     _linear_cross_entropy,
@@ -107,6 +115,7 @@ __all__ = [
     "bit_linear",
     "causal_conv1d",
     "diff_attention",
+    "diff_attention_v2",
     "linear_cross_entropy",
     "linear_distillation",
     "mamba2_step",

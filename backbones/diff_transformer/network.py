@@ -136,9 +136,13 @@ class AttentionV2(nn.Module):
         query_key, value = qkv.split((2 * self.heads + self.kv_heads, self.kv_heads), 2)
         query_key = rotary(query_key, context.cos, context.sin, interleaved=True)
         query, key = query_key.split((2 * self.heads, self.kv_heads), 2)
-        both = attend(query, key, value, self.layer, context).unflatten(-1, (self.heads, 2, self.head_dim))
-        gate = self.gate(x).sigmoid()[..., None].to(both.dtype)
-        return self.output(torch.addcmul(both[..., 0, :], gate, both[..., 1, :], value=-1).flatten(2).to(x.dtype))
+        gate = self.gate(x).sigmoid()
+        if context.state is None and (context.mask is None or context.starts is not None):
+            y = kernels.diff_attention_v2(query, key, value, gate, context.starts)
+        else:
+            both = attend(query, key, value, self.layer, context).unflatten(-1, (self.heads, 2, self.head_dim))
+            y = torch.addcmul(both[..., 0, :], gate[..., None].to(both.dtype), both[..., 1, :], value=-1)
+        return self.output(y.flatten(2).to(x.dtype))
 
 
 ATTENTION = {1: AttentionV1, 2: AttentionV2}
@@ -195,7 +199,7 @@ class DiffTransformerNetwork(Network):
         x = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
         shared = context(position_ids, turns, mask, state)
-        if mask is not None and state is None and self.config.version == 1 and x.is_cuda:
+        if mask is not None and state is None and x.is_cuda:
             shared = Context(*shared[:-1], first_visible(mask))
         for layer in self.layers:
             x = layer(x, shared)

@@ -209,6 +209,17 @@ def diff_attention(
     return inputs | ({"starts": (at // 17 * 17).expand(batch, time)} if documents else {})
 
 
+def diff_attention_v2(
+    draw: Draw, batch: int, time: int, heads: int, kv_heads: int, width: int, documents: bool = False
+) -> Inputs:  # fmt: skip
+    inputs = {
+        "query": draw.normal(batch, time, 2 * heads, width), "key": draw.normal(batch, time, kv_heads, width),
+        "value": draw.normal(batch, time, kv_heads, width), "gate": draw.normal(batch, time, heads).sigmoid(),
+    }  # fmt: skip
+    at = torch.arange(time, device=draw.device)
+    return inputs | ({"starts": (at // 17 * 17).expand(batch, time)} if documents else {})
+
+
 def prefix_attention(
     draw: Draw, batch: int, time: int, heads: int, kv_heads: int, key_dim: int, value_dim: int, prefix: int,
     window: int, documents: bool = False,
@@ -281,6 +292,7 @@ CASES: dict[str, Case] = {
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
     "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
+    "diff_attention_v2": Case(diff_attention_v2, ("query", "key", "value", "gate")),
     "prefix_attention": Case(prefix_attention, ("query", "key", "value", "prefix_key", "prefix_value")),
     "paged_attention": Case(paged_attention),
     "sample": Case(sample, outputs=_drawn),

@@ -140,6 +140,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
             Timed(_diff(2, 4096, 12, 128)),
         ],
     },
+    "diff_attention_v2": {
+        "small": [Timed(_diff(16, 512, 6, 32) | {"kv_heads": 2})],
+        "paper": [Timed(_diff(4, 2048, 16, 128) | {"kv_heads": 8}), Timed(_diff(2, 4096, 16, 128) | {"kv_heads": 8})],
+    },
     "prefix_attention": {
         "small": [Timed(_prefix(16, 512, 128, 6, 2, 32))],
         "paper": [Timed(_prefix(8, 2048, 1024)), Timed(_prefix(2, 8192, 1024)), Timed(_prefix(2, 8192, 0))],
@@ -194,6 +198,10 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
         {"batch": 1, "time": 40, "heads": 2, "kv_heads": 2, "width": 16, "documents": True},
     ],
+    "diff_attention_v2": [
+        {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
+        {"batch": 1, "time": 40, "heads": 2, "kv_heads": 2, "width": 16, "documents": True},
+    ],
     "prefix_attention": [
         _prefix(2, 45, 9, 4, 2, 16) | {"prefix": 5},
         _prefix(1, 40, 0, 2, 2, 16) | {"prefix": 20},
@@ -238,6 +246,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.3, "2 x sdpa,2 x flex", FORWARD),
         Target(1.4, "2 x sdpa,2 x flex", ("backward",)),
     ],
+    "diff_attention_v2": [Target(1.1, "torch,torch.compile", ("both",))],
     "prefix_attention": [Target(2.0, "flex,torch", FORWARD)],
     "paged_attention": [Target(0.80, "copy", FORWARD, True)],
     "sample": [Target(2.0, "torch", FORWARD)],

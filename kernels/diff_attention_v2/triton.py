@@ -1,0 +1,142 @@
+"""Differential attention, version 2, for CUDA: launches of `triton_programs`."""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nlrl.kernels.diff_attention_v2 import triton_programs as programs
+from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
+
+LARGEST_HEAD = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
+"""Wider tiles do not fit into registers."""
+PREPARE_VALUES = 8192
+"""Of a tile of `prepare`, at least."""
+
+
+class Tiles(NamedTuple):
+    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def within(self, time: int) -> Tiles:
+        """For short texts: tensor cores take no less than 16."""
+        most = max(16, triton.next_power_of_2(time))
+        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
+
+
+TILES = {
+    "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(64, 64, 8, 2)},
+    "key_gradients": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 64, 8, 2)},
+    "query_gradients": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 32, 8, 2)},
+}
+"""Program -> width of queries -> launch, where values have 2 bytes; by the budgets of `diff_attention.triton`, with
+half the values to hold."""
+FLOAT32_TILES = {program: {64: Tiles(32, 32, 8, 1)} for program in TILES}
+"""float32 has twice the bytes, and a product needs three pairs of factors."""
+
+
+class DiffAttentionV2(torch.autograd.Function):
+    """Query, key and value in one dtype, gate without gaps."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, gate, starts) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        y, o2, lse = fused_forward(query, key, value, gate, starts, keep)
+        ctx.save_for_backward(query, key, value, gate, starts, y, o2, lse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        return *fused_backward(dy, *ctx.saved_tensors), None
+
+
+def fused_forward(query, key, value, gate, starts, keep: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """y, and if `keep` O2 and the logarithms (to base 2) of both maps' sums, `(batch, heads, 2, time)`."""
+    (batch, time), heads = query.shape[:2], gate.shape[2]
+    y = torch.empty((batch, time, heads, query.shape[3]), dtype=query.dtype, device=query.device)
+    o2 = torch.empty_like(y) if keep else y
+    lse = torch.empty((batch, heads, 2, time) if keep else (1,), dtype=torch.float32, device=query.device)
+    query, key, value = _even(query), _even(key), _even(value)
+    launch = _launch("forward", query, key, starts)
+    with torch.cuda.device_of(query):
+        programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, gate, _pointer(starts, lse), y, o2, lse, time, heads, *_strides(query, key, value),
+            query.shape[3] ** -0.5, keep=keep, **launch,
+        )  # fmt: skip
+    return y, o2, lse
+
+
+def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
+    """The gradients of query, key, value and gate."""
+    (batch, time, heads, width), dy = dy.shape, dy.contiguous()
+    query, key, value = _even(query), _even(key), _even(value)
+    dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
+    delta = torch.empty_like(lse)
+    strides, where, scale = _strides(query, key, value), _pointer(starts, lse), width**-0.5
+    ends = where if starts is None else _ends(starts)
+    with torch.cuda.device_of(query):
+        tile = max(16, PREPARE_VALUES // _block(width))
+        programs.prepare[(batch * heads, triton.cdiv(time, tile))](
+            dy, y, o2, gate, delta, time, heads, D=width, block_d=_block(width), tile=tile, num_warps=8
+        )
+        launch = _launch("key_gradients", query, key, starts)
+        programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
+            query, key, value, gate, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
+        )
+        launch = _launch("query_gradients", query, key, starts)
+        programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
+            query, key, value, gate, where, dy, lse, delta, dquery, time, heads, *strides, scale, **launch
+        )
+    return dquery, dkey, dvalue, -delta[:, :, 1].transpose(1, 2).to(gate.dtype)
+
+
+def _ends(starts: Tensor) -> Tensor:
+    """For every token, behind the last one that sees it."""
+    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
+    return torch.searchsorted(starts, token, right=True, out_int32=True)
+
+
+def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> dict[str, int]:
+    width, block_d = query.shape[3], _block(query.shape[3])
+    table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
+    tiles = table[max(64, block_d)].within(query.shape[1])
+    shape = {"group": query.shape[2] // 2 // key.shape[2], "D": width, "block_d": block_d}
+    return tiles._asdict() | shape | {"packed": starts is not None}
+
+
+def _block(width: int) -> int:
+    return max(16, triton.next_power_of_2(width))
+
+
+def _strides(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def _even(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A launch takes no None: something that is not read."""
+    return other if tensor is None else tensor
+
+
+def diff_attention_v2(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, starts: Tensor | None = None) -> Tensor:
+    """See `reference.diff_attention_v2`. Key and value count in the dtype of query; `eager` takes float64, and heads
+    wider than `LARGEST_HEAD`."""
+    if not query.numel() or query.shape[3] > LARGEST_HEAD.get(query.dtype, 0):
+        return eager(query, key, value, gate, starts)
+    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
+    return DiffAttentionV2.apply(query, key.to(query.dtype), value.to(query.dtype), gate.contiguous(), starts)

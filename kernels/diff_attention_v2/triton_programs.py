@@ -1,0 +1,267 @@
+"""The programs of `triton`; formulas in `reference`.
+
+1. `forward`: a program owns some queries of one head, those of both maps. A tile of keys and one of values are read
+   once for both, and what is gated is subtracted before the one store.
+2. `prepare`: d1 and e2, row by row.
+3. `key_gradients`: a program owns some keys of one key head and runs over the queries that see them, of all heads of
+   the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
+4. `query_gradients`: a program owns some queries of one head and runs over keys.
+
+No atomic additions: equal inputs give equal bits. A mask is applied where the diagonal, the edge of a document or the
+end of a row is; never between them.
+"""
+
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from nlrl.kernels.attention_tiles import (
+    LOG2_E,
+    LOWEST,
+    dot,
+    key_span,
+    load_tile,
+    masked_score,
+    online_softmax,
+    store_tile,
+)
+
+
+@triton.jit
+def _scores(q, k, row, key, start, scale, masked: tl.constexpr):
+    s = dot(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
+    return masked_score(s, row[:, None], key[None, :], start[:, None], masked)
+
+
+@triton.jit
+def _read(
+    y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, end, time, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
+):  # fmt: skip
+    for n in range(first, end, block_n):
+        key = n + tl.arange(0, block_n)
+        k = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, time, D, block_d, masked)
+        s1 = _scores(q1, k, row, key, start, scale, masked)
+        s2 = _scores(q2, k, row, key, start, scale, masked)
+        w1, shrink1, peak1, total1 = online_softmax(s1, peak1, total1)
+        w2, shrink2, peak2, total2 = online_softmax(s2, peak2, total2)
+        y1 = dot(w1.to(v.dtype), v, y1 * shrink1[:, None])
+        y2 = dot(w2.to(v.dtype), v, y2 * shrink2[:, None])
+    return y1, y2, peak1, peak2, total1, total2
+
+
+@triton.jit
+def forward(
+    q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, y_ptr, o2_ptr, lse_ptr, time, heads,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
+    packed: tl.constexpr, keep: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m  # the longest first
+    row = m + tl.arange(0, block_m)
+    start = tl.zeros((block_m,), tl.int32)
+    if packed:
+        start = tl.load(starts_ptr + batch * time + row, mask=row < time, other=0)
+    q_ptr += batch * q_batch + 2 * head * q_head
+    k_ptr += batch * k_batch + (head // group) * k_head
+    v_ptr += batch * v_batch + (head // group) * v_head
+    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
+    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
+    y1 = tl.zeros((block_m, block_d), tl.float32)
+    y2 = tl.zeros((block_m, block_d), tl.float32)
+    peak1, peak2 = tl.full((block_m,), LOWEST, tl.float32), tl.full((block_m,), LOWEST, tl.float32)
+    total1, total2 = tl.zeros((block_m,), tl.float32), tl.zeros((block_m,), tl.float32)
+    scale = scale * LOG2_E
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    if packed:
+        y1, y2, peak1, peak2, total1, total2 = _read(
+            y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row,
+            scale, D, block_d, block_n, True,
+        )  # fmt: skip
+    y1, y2, peak1, peak2, total1, total2 = _read(
+        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row,
+        scale, D, block_d, block_n, False,
+    )  # fmt: skip
+    y1, y2, peak1, peak2, total1, total2 = _read(
+        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time,
+        k_row, v_row, scale, D, block_d, block_n, True,
+    )  # fmt: skip
+    inside = row < time
+    total1, total2 = tl.where(inside, total1, 1.0), tl.where(inside, total2, 1.0)
+    gate = tl.load(gate_ptr + (batch * time + row) * heads + head, mask=inside, other=0.0).to(tl.float32)
+    o2 = y2 / total2[:, None]
+    y = y1 / total1[:, None] - gate[:, None] * o2
+    at = (batch * time * heads + head) * D
+    store_tile(y_ptr + at, row, heads * D, time, y, D, block_d)
+    if keep:
+        store_tile(o2_ptr + at, row, heads * D, time, o2, D, block_d)
+        lse_ptr += (batch * heads + head) * 2 * time + row
+        tl.store(lse_ptr, peak1 + tl.log2(total1), mask=inside)
+        tl.store(lse_ptr + time, peak2 + tl.log2(total2), mask=inside)
+
+
+@triton.jit
+def prepare(
+    dy_ptr, y_ptr, o2_ptr, gate_ptr, delta_ptr, time, heads, D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    row = tl.program_id(1) * tile + tl.arange(0, tile)
+    at, inside = (batch * time * heads + head) * D, row < time
+    dy = load_tile(dy_ptr + at, row, heads * D, time, D, block_d, True).to(tl.float32)
+    y = load_tile(y_ptr + at, row, heads * D, time, D, block_d, True).to(tl.float32)
+    o2 = load_tile(o2_ptr + at, row, heads * D, time, D, block_d, True).to(tl.float32)
+    gate = tl.load(gate_ptr + (batch * time + row) * heads + head, mask=inside, other=0.0).to(tl.float32)
+    second = tl.sum(dy * o2, 1)
+    delta_ptr += (batch * heads + head) * 2 * time + row
+    tl.store(delta_ptr, tl.sum(dy * y, 1) + gate * second, mask=inside)
+    tl.store(delta_ptr + time, second, mask=inside)
+
+
+@triton.jit
+def _to_keys(
+    dk, dv, k, v, q_ptr, dy_ptr, gate_ptr, lse_ptr, delta_ptr, starts_ptr, key, first, end, time, heads, q_row, q_head,
+    scale, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, packed: tl.constexpr, masked: tl.constexpr,
+):  # fmt: skip
+    for m in range(first, end, block_m):
+        row = m + tl.arange(0, block_m)
+        q1 = load_tile(q_ptr, row, q_row, time, D, block_d, masked)
+        q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, masked)
+        dy = load_tile(dy_ptr, row, heads * D, time, D, block_d, masked)
+        inside = row < time
+        lse1 = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
+        lse2 = tl.load(lse_ptr + time + row, mask=inside, other=float("inf"))
+        delta1 = tl.load(delta_ptr + row, mask=inside, other=0.0)
+        delta2 = tl.load(delta_ptr + time + row, mask=inside, other=0.0)
+        gate = tl.load(gate_ptr + row * heads, mask=inside, other=0.0).to(tl.float32)
+        start = tl.zeros((block_m,), tl.int32)
+        if packed and masked:
+            start = tl.load(starts_ptr + row, mask=inside, other=0)
+        s1 = dot(k, tl.trans(q1), tl.zeros((k.shape[0], block_m), tl.float32)) * scale
+        s2 = dot(k, tl.trans(q2), tl.zeros((k.shape[0], block_m), tl.float32)) * scale
+        s1 = masked_score(s1, row[None, :], key[:, None], start[None, :], masked)
+        s2 = masked_score(s2, row[None, :], key[:, None], start[None, :], masked)
+        p1, p2 = tl.exp2(s1 - lse1[None, :]), tl.exp2(s2 - lse2[None, :]) * gate[None, :]
+        dv = dot((p1 - p2).to(dy.dtype), dy, dv)
+        dp = dot(v, tl.trans(dy), tl.zeros((k.shape[0], block_m), tl.float32))
+        dk = dot((p1 * (dp - delta1[None, :])).to(q1.dtype), q1, dk)
+        dk = dot((p2 * (delta2[None, :] - dp)).to(q2.dtype), q2, dk)
+    return dk, dv
+
+
+@triton.jit
+def key_gradients(
+    q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, ends_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
+    packed: tl.constexpr,
+):  # fmt: skip
+    kv_heads = heads // group
+    batch, kv_head = (tl.program_id(0) // kv_heads).to(tl.int64), tl.program_id(0) % kv_heads
+    n = tl.program_id(1) * block_n  # the longest first
+    key = n + tl.arange(0, block_n)
+    k = load_tile(k_ptr + batch * k_batch + kv_head * k_head, key, k_row, time, D, block_d, True)
+    v = load_tile(v_ptr + batch * v_batch + kv_head * v_head, key, v_row, time, D, block_d, True)
+    dk = tl.zeros((block_n, block_d), tl.float32)
+    dv = tl.zeros((block_n, block_d), tl.float32)
+
+    # Queries on the diagonal, those that see all keys, and those that see some.
+    first, below = n // block_m * block_m, (n + block_n + block_m - 1) // block_m * block_m
+    full, end = time, time
+    if packed:
+        full = tl.load(ends_ptr + batch * time + n)
+        end = tl.load(ends_ptr + batch * time + tl.minimum(n + block_n, time) - 1)
+    full = tl.maximum(full // block_m * block_m, below)
+    starts_ptr += batch * time
+    for i in range(group):
+        head = kv_head * group + i
+        q = q_ptr + batch * q_batch + 2 * head * q_head
+        dy = dy_ptr + (batch * time * heads + head) * D
+        gate = gate_ptr + batch * time * heads + head
+        lse = lse_ptr + (batch * heads + head) * 2 * time
+        delta = delta_ptr + (batch * heads + head) * 2 * time
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, gate, lse, delta, starts_ptr, key, first, tl.minimum(below, end), time, heads, q_row,
+            q_head, scale * LOG2_E, D, block_d, block_m, packed, True,
+        )  # fmt: skip
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, gate, lse, delta, starts_ptr, key, below, full, time, heads, q_row, q_head,
+            scale * LOG2_E, D, block_d, block_m, packed, False,
+        )  # fmt: skip
+        dk, dv = _to_keys(
+            dk, dv, k, v, q, dy, gate, lse, delta, starts_ptr, key, full, end, time, heads, q_row, q_head,
+            scale * LOG2_E, D, block_d, block_m, packed, True,
+        )  # fmt: skip
+    at = (batch * time * kv_heads + kv_head) * D
+    store_tile(dk_ptr + at, key, kv_heads * D, time, dk * scale, D, block_d)
+    store_tile(dv_ptr + at, key, kv_heads * D, time, dv, D, block_d)
+
+
+@triton.jit
+def _to_queries(
+    dq1, dq2, q1, q2, dy, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, first, end, time, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
+):  # fmt: skip
+    for n in range(first, end, block_n):
+        key = n + tl.arange(0, block_n)
+        k = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
+        v = load_tile(v_ptr, key, v_row, time, D, block_d, masked)
+        p1 = tl.exp2(_scores(q1, k, row, key, start, scale, masked) - lse1[:, None])
+        p2 = tl.exp2(_scores(q2, k, row, key, start, scale, masked) - lse2[:, None])
+        dp = dot(dy, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
+        dq1 = dot((p1 * (dp - delta1[:, None])).to(k.dtype), k, dq1)
+        dq2 = dot((p2 * (delta2[:, None] - dp)).to(k.dtype), k, dq2)
+    return dq1, dq2
+
+
+@triton.jit
+def query_gradients(
+    q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr, time, heads,
+    q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
+    group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
+    packed: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m
+    row = m + tl.arange(0, block_m)
+    inside = row < time
+    start = tl.zeros((block_m,), tl.int32)
+    if packed:
+        start = tl.load(starts_ptr + batch * time + row, mask=inside, other=0)
+    q_ptr += batch * q_batch + 2 * head * q_head
+    k_ptr += batch * k_batch + (head // group) * k_head
+    v_ptr += batch * v_batch + (head // group) * v_head
+    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
+    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
+    dy = load_tile(dy_ptr + (batch * time * heads + head) * D, row, heads * D, time, D, block_d, True)
+    numbers = (batch * heads + head) * 2 * time + row
+    lse1 = tl.load(lse_ptr + numbers, mask=inside, other=float("inf"))
+    lse2 = tl.load(lse_ptr + numbers + time, mask=inside, other=float("inf"))
+    delta1 = tl.load(delta_ptr + numbers, mask=inside, other=0.0)
+    delta2 = tl.load(delta_ptr + numbers + time, mask=inside, other=0.0)
+    dq1 = tl.zeros((block_m, block_d), tl.float32)
+    dq2 = tl.zeros((block_m, block_d), tl.float32)
+    log_scale = scale * LOG2_E
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    if packed:
+        dq1, dq2 = _to_queries(
+            dq1, dq2, q1, q2, dy, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row,
+            log_scale, D, block_d, block_n, True,
+        )  # fmt: skip
+    dq1, dq2 = _to_queries(
+        dq1, dq2, q1, q2, dy, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row,
+        log_scale, D, block_d, block_n, False,
+    )  # fmt: skip
+    dq1, dq2 = _to_queries(
+        dq1, dq2, q1, q2, dy, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end,
+        time, k_row, v_row, log_scale, D, block_d, block_n, True,
+    )  # fmt: skip
+    gate = tl.load(gate_ptr + (batch * time + row) * heads + head, mask=inside, other=0.0).to(tl.float32)
+    at = dq_ptr + (batch * time * heads + head) * 2 * D
+    store_tile(at, row, heads * 2 * D, time, dq1 * scale, D, block_d)
+    store_tile(at + D, row, heads * 2 * D, time, dq2 * (gate * scale)[:, None], D, block_d)
