@@ -11,9 +11,11 @@ import tyro
 from tyro.extras import SubcommandApp
 
 from nlrl.errors import NLRLError
+from nlrl.orchestration.bench import bench_command
 from nlrl.orchestration.printable import printable
 
 app = SubcommandApp()
+app.command(name="bench")(bench_command)
 Where = tyro.conf.Positional
 WIDTH = 160
 """Columns of a table that is written to a pipe or a file."""
@@ -226,60 +228,6 @@ def check_command(game: Where[str], games: int = 30, seed: int = 0) -> None:
     show(table)
     if broken:
         raise NLRLError(f"{game} breaks {broken} promise(s)")
-
-
-@app.command(name="bench")
-def bench_command(
-    what: Where[
-        Literal[
-            "asynchrony",
-            "backbones",
-            "baselines",
-            "breakthrough_value",
-            "cache",
-            "conformance",
-            "cpu_step",
-            "envs",
-            "games",
-            "kernels",
-            "kills",
-            "load",
-            "memory",
-            "mirror",
-            "scale_bill",
-            "scale_costs",
-            "scale_simulation",
-            "serve",
-            "stages",
-            "storage",
-            "tictactoe",
-            "transfer",
-            "viewer",
-            "viewer_step",
-            "watching",
-        ]
-    ],
-    rest: tyro.conf.Positional[tuple[str, ...]] = (),
-) -> None:
-    """Runs one of the project's benchmarks: ours beside the peers that are installed, in one run.
-
-    Args:
-        what: asynchrony (lock-step beside overlapping iterations; rollouts on many servers), envs (rules, tables,
-            solvers), conformance (promises of games), tictactoe and games (runs), baselines
-            (every method under one budget), breakthrough_value (who wins, on exact labels), backbones (speed), cache
-            (bytes of decode states), storage (what int8 weights cost), serve (the engine beside vLLM), stages (what
-            text stages take beside the model), cpu_step (a decoding step on a CPU), kernels (each fused op on a GPU),
-            kills (whatever dies, nothing is lost), memory (what a run with Hugging Face models takes), mirror (what
-            keeping a run in a store costs), transfer (new weights on their way to engines), viewer (finding games among
-            many), viewer_step (the next move in a browser), watching (what logs, metrics and times cost), load (many
-            actors against one engine), scale_costs, scale_simulation and scale_bill (what a turn costs the platform;
-            ten thousand actors, simulated; what 10^9 turns need).
-        rest: its own arguments, after `--`; `nlrl bench envs -- --help` lists them.
-    """
-    from importlib import import_module
-
-    if code := import_module(f"nlrl.benchmarks.{what}").main(list(rest)):
-        raise SystemExit(code)
 
 
 @app.command(name="import-nlrl")

@@ -10,15 +10,15 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from nlrl.backbones.registry import bundled_bases
-from nlrl.backbones.tuning.settings import Tuning
 from nlrl.errors import NLRLError
-from nlrl.keys import SECRET, plain_address, refuse_keys, variable_name
+from nlrl.keys import SECRET
 from nlrl.orchestration.baseline_config import DPOConfig, GRPOConfig, PPOConfig, RejectionConfig, TabularConfig
+from nlrl.orchestration.cluster_config import ClusterConfig
 from nlrl.orchestration.league_config import RunLeagueConfig
 from nlrl.orchestration.method_config import GPIConfig, NLACConfig, ValueTDConfig
+from nlrl.orchestration.model_config import ModelConfig
 from nlrl.orchestration.replay import ReplayConfig
 from nlrl.orchestration.section import Section
 from nlrl.orchestration.store_config import StoreConfig
@@ -35,95 +35,6 @@ class GameConfig(Section):
     """A registered game (`nlrl.envs.names()`)."""
     params: dict[str, Any] = Field(default_factory=dict)
     """The game's own parameters."""
-
-
-class ModelConfig(Section):
-    """A language model and how it is reached."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    kind: Literal["native", "vllm", "openai", "scripted"] = "native"
-    """native: our own backbones; vllm: a Hugging Face folder served in this job; openai: any OpenAI-compatible
-    endpoint; scripted: a
-    Python module with `make_model()` and `make_trainer()`, for tests."""
-    name: str = "transformer-base"
-    """native: a bundled name or a checkpoint folder. vllm: a model folder. openai: the model's name at the
-    endpoint. scripted: a module,
-    such as nlrl.testing.by_rules."""
-    backbone: str | None = None
-    """native: an architecture (transformer, ngpt, diff_transformer, hymba, bimamba), for the name of its bundled base;
-    where it is given, it replaces the name."""
-    style: Literal["auto", "plain", "instruct"] = "auto"
-    """Prompt style; auto is plain for native models and instruct for the others."""
-    device: str = "auto"
-    """native: cpu, cuda, cuda:1; auto takes a GPU where there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of inference; auto is bfloat16 on a GPU and float32 on a CPU. Training keeps float32 weights."""
-    base_url: str = ""
-    """openai: address of the endpoint, such as http://127.0.0.1:8000/v1."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """openai: the environment variable that holds the key."""
-    max_tokens: int = Field(default=64, gt=0)
-    """Longest answer, in tokens."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Passed on to the client as they are (timeouts, memory limits, prices); see docs/language_models.md."""
-    gpus: float | None = Field(default=None, ge=0)
-    """vllm: GPUs that Ray gives each server. By default as many as options.tensor_parallel_size where there are GPUs,
-    and what model.tuning.gpus_per_worker leaves of one where the model is trained, too."""
-    max_transfer_kl: float | None = Field(default=None, ge=0)
-    """Most KL from the engine to the trainer, nats a token, over a few answers after weights were sent; the run stops
-    beyond it. By default 1e-6 for native models in float32 on a CPU, 0.02 for others; 0 looks at nothing."""
-    tuning: Tuning | None = None
-    """vllm: train critic and actor, by LoRA adapters or as whole models; without it the model only answers."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _backbone_is_a_name(cls, values: Any) -> Any:
-        """Puts the base's name in place of its architecture: from here on there is one field that says which model."""
-        if not isinstance(values, dict) or values.get("backbone") not in (bases := bundled_bases()):
-            return values
-        if values.get("kind", "native") != "native":
-            raise ValueError(f"backbone is for kind 'native', not '{values['kind']}'")
-        return values | {"name": bases[values["backbone"]], "backbone": None}
-
-    @field_validator("backbone")
-    @classmethod
-    def _known_backbone(cls, backbone: str | None) -> str | None:
-        if backbone is not None:
-            raise ValueError(f"the architectures with a bundled base are {', '.join(bundled_bases())}")
-        return backbone
-
-    @field_validator("options")
-    @classmethod
-    def _without_keys(cls, options: dict[str, Any]) -> dict[str, Any]:
-        refuse_keys(options, "options")
-        return options
-
-    _key_is_named = field_validator("api_key_env")(variable_name)
-    _address_is_plain = field_validator("base_url")(plain_address)
-
-    @property
-    def prompt_style(self) -> str:
-        if self.style != "auto":
-            return self.style
-        return "plain" if self.kind in ("native", "scripted") else "instruct"
-
-    @property
-    def trainable(self) -> bool:
-        """Whether a run can train it."""
-        return self.kind in ("native", "scripted") or self.tuning is not None
-
-    @model_validator(mode="after")
-    def _needs_url(self) -> Self:
-        if self.kind == "openai" and not self.base_url:
-            raise ValueError("base_url is needed with kind 'openai' (e.g. http://127.0.0.1:8000/v1)")
-        return self
-
-    @model_validator(mode="after")
-    def _only_vllm_is_tuned(self) -> Self:
-        if self.tuning is not None and self.kind != "vllm":
-            raise ValueError(f"tuning is for kind 'vllm', not '{self.kind}' (native models are trained without it)")
-        return self
 
 
 class RolloutConfig(Section):
@@ -264,36 +175,6 @@ class BudgetConfig(Section):
     """Start no further iteration once so many moves were made in games, by whomever; measuring does not count."""
     tokens: int | None = Field(default=None, gt=0)
     """The same for tokens: read in prompts, generated, and trained on."""
-
-
-class ClusterConfig(Section):
-    """Where the actors live."""
-
-    kind: Literal["ray", "inline"] = "ray"
-    """ray: actors on a Ray cluster, a local one if there is none. inline: all in this process, for tests and
-    debuggers."""
-    address: str | None = None
-    """A Ray cluster's address; the job's own cluster inside `ray job submit`."""
-    threads: int = Field(default=0, ge=0)
-    """CPU cores for the model and the trainer, which take turns; 0 takes the machine's."""
-    servers: int = Field(default=0, ge=0)
-    """Model servers that share the prompts; 0 is one on each GPU that serves, and one a core on a CPU."""
-    trainers: int = Field(default=1, ge=1)
-    """Processes that train a native model together, each on a GPU of its own where there are GPUs; see
-    docs/training.md. Needs kind "ray"."""
-    gpus: int | None = Field(default=None, ge=0)
-    """Native models: GPUs that servers, trainers and frozen agents are spread over. By default one, if there is one."""
-    placement: Literal["colocated", "separate"] = "colocated"
-    """colocated: servers and trainers share GPUs. separate: each trainer has one for itself; with staleness it works
-    while the others serve."""
-    gpus_per_server: float | None = Field(default=None, gt=0, le=1)
-    """Native models: the share of a GPU that each server takes; by default what is there in equal parts."""
-    trainer_gpus: float | None = Field(default=None, gt=0, le=1)
-    """Native models: the same of each trainer."""
-    worker_cpus: float = Field(default=0, ge=0)
-    """CPUs that Ray keeps for each rollout worker; 0: they run wherever they are started."""
-    spread: bool = False
-    """Spread rollout workers over the machines of the cluster."""
 
 
 Control = Literal["none", "shuffled_g1", "shuffled_evaluations"]
