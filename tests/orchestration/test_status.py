@@ -154,7 +154,7 @@ TORN = ["config.toml", "metrics.jsonl", "status.json", ".lock", "iterations/001/
 )
 @pytest.mark.parametrize("name", TORN)
 def test_whatever_is_torn_is_said_and_the_rest_is_told(finished, tmp_path, name, nonsense):
-    run = Path(shutil.copytree(finished, tmp_path / "run", copy_function=os.link))
+    run = Path(shutil.copytree(finished, tmp_path / "run", copy_function=shutil.copyfile))
     (run / name).unlink(missing_ok=True)
     (run / name).write_bytes(nonsense)
     status = read_status(run)
@@ -168,7 +168,7 @@ def test_whatever_is_torn_is_said_and_the_rest_is_told(finished, tmp_path, name,
 )
 @pytest.mark.parametrize("value", [None, "x", [], {}, True, 1e300, -1])
 def test_heartbeats_of_any_content_are_borne(finished, tmp_path, field, value):
-    run = Path(shutil.copytree(finished, tmp_path / "run", copy_function=os.link))
+    run = Path(shutil.copytree(finished, tmp_path / "run", copy_function=shutil.copyfile))
     beat = json.loads((run / "status.json").read_text()) | {"state": "running", "stage": "rollout", field: value}
     (run / "status.json").unlink()
     (run / "status.json").write_text(json.dumps(beat))
