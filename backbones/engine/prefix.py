@@ -50,8 +50,10 @@ class PrefixCache:
 
     @property
     def nbytes(self) -> int:
-        pages = {page for entry in self._entries.values() for page in entry.pages}
-        slots = sum(entry.slot >= 0 for entry in self._entries.values())
+        """May be asked for by any thread."""
+        entries = list(self._entries.values())  # at once: the engine's thread goes on meanwhile
+        pages = {page for entry in entries for page in entry.pages}
+        slots = sum(entry.slot >= 0 for entry in entries)
         return len(pages) * self._store.page_nbytes + slots * self._store.row_nbytes
 
     def longest(self, tokens: np.ndarray, lengths: Iterable[int]) -> Entry | None:

@@ -1,8 +1,10 @@
 """The engine says what the model says: no batching, paging, reuse or preemption may show in an answer."""
 
 import random
+import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +69,35 @@ def test_giving_way_changes_no_token(name, tokenizer, engine_of):
     ]
     check(engine, model, tokenizer, requests)
     assert engine.metrics()["preemptions_total"] > 0
+
+
+@pytest.fixture
+def impatient_threads():
+    """Threads give way to each other so often that what may be torn is torn."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_figures_can_be_asked_for_while_it_works(engine_of, impatient_threads):
+    """Another thread looks as often as it can while prompts come and states are kept and dropped."""
+    engine, failed, done = engine_of("transformer"), [], threading.Event()
+
+    def look():
+        try:
+            while not done.is_set():
+                engine.metrics()
+        except Exception as error:
+            failed.append(error)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for round_ in range(20):
+        engine.generate([replace(one, seed=100 * round_ + i) for i, one in enumerate(mixed(40, shared=round_))])
+    done.set()
+    watcher.join()
+    assert not failed
 
 
 def test_equal_prompts_are_read_once(engine_of):
