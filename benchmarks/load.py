@@ -40,7 +40,6 @@ from nlrl.benchmarks.figures import machine
 from nlrl.benchmarks.load_actor import measure_actor, show_actor
 from nlrl.benchmarks.processes import Watch, parent, slope
 from nlrl.envs import make_from_spec
-from nlrl.orchestration import server as servers
 from nlrl.orchestration.budget import Meter
 from nlrl.orchestration.cluster import Cluster, Future, Handle, first_done
 from nlrl.orchestration.config import ModelConfig, RolloutConfig
@@ -64,7 +63,7 @@ class LoadServer(ModelServer):
 
     def __init__(self, config: ModelConfig, threads: int, every: float, remembered: int):
         super().__init__(config, threads)
-        servers.REMEMBERED = remembered
+        self.remembers = remembered
         self._calls: list[tuple[float, float, int]] = []
         self._looks: list[dict[str, float]] = []
         self._keep, self._kept = 0, list[Request]()

@@ -66,6 +66,8 @@ class ModelServer:
         self._memory: dict[str, Memory] = {}
         self._oldest: deque[tuple[Memory, Request, int]] = deque()
         self._remembered = 0
+        self.remembers = REMEMBERED
+        """Tokens of answers that are kept."""
         self._stats = ServerStats(restarts=int(was_restarted()))
         self._asking, self._since = 0, 0.0
         instruments.read_from(self.metrics, self._sets.by_name)
@@ -185,7 +187,7 @@ class ModelServer:
             if request in memory:
                 self._oldest.append((memory, request, len(completion.tokens)))
                 self._remembered += len(completion.tokens)
-        while self._remembered > REMEMBERED:
+        while self._remembered > self.remembers:
             old, request, tokens = self._oldest.popleft()
             self._remembered -= tokens
             old.pop(request, None)

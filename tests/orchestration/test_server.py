@@ -118,8 +118,8 @@ def test_weights_that_another_set_still_uses_keep_their_answers(server, echo):
     assert echo.batches == [["a"]]
 
 
-def test_beyond_its_bound_the_oldest_answers_are_forgotten(server, echo, monkeypatch):
-    monkeypatch.setattr("nlrl.orchestration.server.REMEMBERED", 9)  # three answers of three tokens
+def test_beyond_its_bound_the_oldest_answers_are_forgotten(server, echo):
+    server.remembers = 9  # three answers of three tokens
     for text in "abcd":
         server.generate("base", [ask(text)])
     server.generate("base", [ask("b"), ask("d")])
@@ -128,8 +128,8 @@ def test_beyond_its_bound_the_oldest_answers_are_forgotten(server, echo, monkeyp
     assert echo.batches[-1] == ["a"]
 
 
-def test_answers_of_replaced_weights_take_no_room(server, echo, monkeypatch):
-    monkeypatch.setattr("nlrl.orchestration.server.REMEMBERED", 9)
+def test_answers_of_replaced_weights_take_no_room(server, echo):
+    server.remembers = 9
     server.put_weights("actor", "actor@1", {"says": "one"})
     server.generate("base", [ask("a")])
     server.generate("actor", [ask("b"), ask("c")])
