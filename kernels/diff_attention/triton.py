@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
 from nlrl.kernels.diff_attention import triton_programs as programs
 from nlrl.kernels.diff_attention.eager import diff_attention as eager
 
@@ -19,20 +18,6 @@ LARGEST_HEAD = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
 """Of queries and keys; wider tiles do not fit into registers."""
 PREPARE_VALUES = 8192
 """Of a tile of `prepare`, at least."""
-
-
-class Tiles(NamedTuple):
-    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-    def within(self, time: int) -> Tiles:
-        """For short texts: tensor cores take no less than 16."""
-        most = max(16, triton.next_power_of_2(time))
-        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
 
 
 # Budgets of a Hopper processor for d = 128 (V of 256), 2 bytes: 65,536 registers, so 255 a thread with 8 warps, and
@@ -84,12 +69,12 @@ def fused_forward(query, key, value, lambda_, weight, starts, output_scale: floa
     y = torch.empty((batch, time, heads, value.shape[3]), dtype=query.dtype, device=query.device)
     o, o2 = (torch.empty_like(y), torch.empty_like(y)) if keep else (y, y)
     lse = torch.empty((batch, heads, 2, time) if keep else (1,), dtype=torch.float32, device=query.device)
-    query, key, value = _even(query), _even(key), _even(value)
+    query, key, value = even(query), even(key), even(value)
     launch = _launch("forward", query, value, starts)
     with torch.cuda.device_of(query):
         programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, lambda_, weight, _pointer(starts, lambda_), y, o, o2, lse, time, heads,
-            *_strides(query, key, value), query.shape[3] ** -0.5, output_scale, eps, keep=keep, **launch,
+            query, key, value, lambda_, weight, pointer(starts, lambda_), y, o, o2, lse, time, heads,
+            *strides_of(query, key, value), query.shape[3] ** -0.5, output_scale, eps, keep=keep, **launch,
         )  # fmt: skip
     return (y, o, o2, lse) if keep else (y,)
 
@@ -97,11 +82,11 @@ def fused_forward(query, key, value, lambda_, weight, starts, output_scale: floa
 def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, output_scale: float, eps: float):
     """The gradients of query, key, value, lambda_ and weight."""
     (batch, time, heads), width = dy.shape[:3], query.shape[3]
-    query, key, value = _even(query), _even(key), _even(value)
+    query, key, value = even(query), even(key), even(value)
     do, delta, dweight = _prepare(dy.contiguous(), o, o2, lambda_, weight, width, output_scale, eps)
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
-    strides, where = _strides(query, key, value), _pointer(starts, lambda_)
-    ends = where if starts is None else _ends(starts)
+    strides, where = strides_of(query, key, value), pointer(starts, lambda_)
+    ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
         launch = _launch("key_gradients", query, value, starts)
         programs.key_gradients[(batch * value.shape[2], triton.cdiv(time, launch["block_n"]))](
@@ -118,7 +103,7 @@ def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, o
 
 def _prepare(dy, o, o2, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """dO; d1 and d2, `(batch, heads, 2, time)`; dw, its parts added in a fixed order."""
-    (batch, time, heads), block_d = dy.shape[:3], _block(width)
+    (batch, time, heads), block_d = dy.shape[:3], block_of(width)
     tile = max(16, PREPARE_VALUES // (2 * block_d))
     grid = batch * heads, triton.cdiv(time, tile)
     do, delta = torch.empty_like(o), o.new_empty((batch, heads, 2, time), dtype=torch.float32)
@@ -131,35 +116,12 @@ def _prepare(dy, o, o2, lambda_, weight, width: int, output_scale: float, eps: f
     return do, delta, dweight.sum(0)
 
 
-def _ends(starts: Tensor) -> Tensor:
-    """For every token, behind the last one that sees it."""
-    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
-    return torch.searchsorted(starts, token, right=True, out_int32=True)
-
-
 def _launch(program: str, query: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
-    width, block_d = query.shape[3], _block(query.shape[3])
+    width, block_d = query.shape[3], block_of(query.shape[3])
     table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
     tiles = table[max(32, block_d)].within(query.shape[1])
     shape = {"group": query.shape[2] // 2 // value.shape[2], "D": width, "block_d": block_d}
     return tiles._asdict() | shape | {"packed": starts is not None}
-
-
-def _block(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
-
-
-def _even(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A launch takes no None: something that is not read."""
-    return other if tensor is None else tensor
 
 
 def fits(query: Tensor, value: Tensor, lambda_: Tensor) -> bool:

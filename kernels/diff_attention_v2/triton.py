@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
 from nlrl.kernels.diff_attention_v2 import triton_programs as programs
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
 
@@ -19,20 +18,6 @@ LARGEST_HEAD = {torch.float16: 128, torch.bfloat16: 128, torch.float32: 64}
 """Wider tiles do not fit into registers."""
 PREPARE_VALUES = 8192
 """Of a tile of `prepare`, at least."""
-
-
-class Tiles(NamedTuple):
-    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-    def within(self, time: int) -> Tiles:
-        """For short texts: tensor cores take no less than 16."""
-        most = max(16, triton.next_power_of_2(time))
-        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
 
 
 TILES = {
@@ -68,11 +53,11 @@ def fused_forward(query, key, value, gate, starts, keep: bool = True) -> tuple[T
     y = torch.empty((batch, time, heads, query.shape[3]), dtype=query.dtype, device=query.device)
     o2 = torch.empty_like(y) if keep else y
     lse = torch.empty((batch, heads, 2, time) if keep else (1,), dtype=torch.float32, device=query.device)
-    query, key, value = _even(query), _even(key), _even(value)
+    query, key, value = even(query), even(key), even(value)
     launch = _launch("forward", query, key, starts)
     with torch.cuda.device_of(query):
         programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, gate, _pointer(starts, lse), y, o2, lse, time, heads, *_strides(query, key, value),
+            query, key, value, gate, pointer(starts, lse), y, o2, lse, time, heads, *strides_of(query, key, value),
             query.shape[3] ** -0.5, keep=keep, **launch,
         )  # fmt: skip
     return y, o2, lse
@@ -81,15 +66,15 @@ def fused_forward(query, key, value, gate, starts, keep: bool = True) -> tuple[T
 def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     """The gradients of query, key, value and gate."""
     (batch, time, heads, width), dy = dy.shape, dy.contiguous()
-    query, key, value = _even(query), _even(key), _even(value)
+    query, key, value = even(query), even(key), even(value)
     dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
     delta = torch.empty_like(lse)
-    strides, where, scale = _strides(query, key, value), _pointer(starts, lse), width**-0.5
-    ends = where if starts is None else _ends(starts)
+    strides, where, scale = strides_of(query, key, value), pointer(starts, lse), width**-0.5
+    ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
-        tile = max(16, PREPARE_VALUES // _block(width))
+        tile = max(16, PREPARE_VALUES // block_of(width))
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
-            dy, y, o2, gate, delta, time, heads, D=width, block_d=_block(width), tile=tile, num_warps=8
+            dy, y, o2, gate, delta, time, heads, D=width, block_d=block_of(width), tile=tile, num_warps=8
         )
         launch = _launch("key_gradients", query, key, starts)
         programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
@@ -102,35 +87,12 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     return dquery, dkey, dvalue, -delta[:, :, 1].transpose(1, 2).to(gate.dtype)
 
 
-def _ends(starts: Tensor) -> Tensor:
-    """For every token, behind the last one that sees it."""
-    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
-    return torch.searchsorted(starts, token, right=True, out_int32=True)
-
-
 def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> dict[str, int]:
-    width, block_d = query.shape[3], _block(query.shape[3])
+    width, block_d = query.shape[3], block_of(query.shape[3])
     table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
     tiles = table[max(64, block_d)].within(query.shape[1])
     shape = {"group": query.shape[2] // 2 // key.shape[2], "D": width, "block_d": block_d}
     return tiles._asdict() | shape | {"packed": starts is not None}
-
-
-def _block(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
-
-
-def _even(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A launch takes no None: something that is not read."""
-    return other if tensor is None else tensor
 
 
 def diff_attention_v2(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, starts: Tensor | None = None) -> Tensor:

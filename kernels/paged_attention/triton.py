@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nlrl.kernels.attention_launch import even
 from nlrl.kernels.paged_attention.reference import PAGE, HeadGroups
 from nlrl.kernels.paged_attention.reference import paged_attention as reference
 
@@ -167,8 +168,8 @@ def paged_attention(
     y = query.new_empty((rows, heads, parts, value_dim), dtype=torch.float32) if parts > 1 else out[:, :, None]
     weight = query.new_empty((rows, heads, parts), dtype=torch.float32) if parts > 1 else out
     writes = key is not None and value is not None
-    query, key, value = (_even(query), _even(key), _even(value)) if writes else (_even(query), query, query)
-    table, positions = _even(table), positions.contiguous()
+    query, key, value = (even(query), even(key), even(value)) if writes else (even(query), query, query)
+    table, positions = even(table), positions.contiguous()
     launch = _launch(groups, key_dim, value_dim, keys.element_size())
     with torch.cuda.device_of(query):
         _attend[(rows, groups.v_heads, parts)](
@@ -183,10 +184,6 @@ def paged_attention(
                 y, weight, positions, out, shortest, heads, value_dim, parts, launch["block"], **shape
             )
     return out
-
-
-def _even(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _division(programs: int, capacity: int, wanted: int) -> tuple[int, int]:

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
 from nlrl.kernels.prefix_attention import triton_programs as programs
 from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
 
@@ -21,20 +20,6 @@ PREPARE_VALUES = 8192
 """Of a tile of `prepare`, at least."""
 PROGRAMS = 264
 """Of `prefix_gradients`, at least, if there are so many tiles of queries: two for each processor of a Hopper."""
-
-
-class Tiles(NamedTuple):
-    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-    def within(self, time: int) -> Tiles:
-        """For short texts: tensor cores take no less than 16."""
-        most = max(16, triton.next_power_of_2(time))
-        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
 
 
 # For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor:
@@ -73,12 +58,12 @@ def fused_forward(query, key, value, prefix_key, prefix_value, starts, keep: boo
     batch, time, heads = query.shape[:3]
     y = torch.empty((batch, time, heads, value.shape[3]), dtype=query.dtype, device=query.device)
     lse = torch.empty((batch, heads, time) if keep else (1,), dtype=torch.float32, device=query.device)
-    query, key, value = _even(query), _even(key), _even(value)
+    query, key, value = even(query), even(key), even(value)
     launch = _launch("forward", query, key, value, starts)
     with torch.cuda.device_of(query):
         programs.forward[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, *_prefix(prefix_key, prefix_value, y), _pointer(starts, lse), y, lse, time, heads,
-            _length(prefix_key), *_strides(query, key, value), query.shape[3] ** -0.5, keep=keep, **launch,
+            query, key, value, *_prefix(prefix_key, prefix_value, y), pointer(starts, lse), y, lse, time, heads,
+            _length(prefix_key), *strides_of(query, key, value), query.shape[3] ** -0.5, keep=keep, **launch,
         )  # fmt: skip
     return y, lse
 
@@ -86,14 +71,14 @@ def fused_forward(query, key, value, prefix_key, prefix_value, starts, keep: boo
 def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, lse):
     """The gradients of query, key, value, and of the prefix's keys and values."""
     (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
-    query, key, value, dy = _even(query), _even(key), _even(value), dy.contiguous()
+    query, key, value, dy = even(query), even(key), even(value), dy.contiguous()
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
     delta = torch.empty_like(lse)
     prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
-    strides, where = _strides(query, key, value), _pointer(starts, lse)
-    ends = where if starts is None else _ends(starts)
+    strides, where = strides_of(query, key, value), pointer(starts, lse)
+    ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
-        block_v = _block(value_dim)
+        block_v = block_of(value_dim)
         tile = max(16, PREPARE_VALUES // block_v)
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
             dy, y, delta, time, heads, V=value_dim, block_v=block_v, tile=tile, num_warps=8
@@ -131,30 +116,12 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delt
     return dkey.sum(0).to(prefix_key.dtype), dvalue.sum(0).to(prefix_value.dtype)
 
 
-def _ends(starts: Tensor) -> Tensor:
-    """For every token, behind the last one that sees it."""
-    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
-    return torch.searchsorted(starts, token, right=True, out_int32=True)
-
-
 def _launch(program: str, query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
     table = FLOAT32_TILES if query.dtype == torch.float32 else TILES
     tiles = table[program].within(query.shape[1])
-    sizes = {"D": query.shape[3], "block_d": _block(query.shape[3])}
-    sizes |= {"V": value.shape[3], "block_v": _block(value.shape[3])}
+    sizes = {"D": query.shape[3], "block_d": block_of(query.shape[3])}
+    sizes |= {"V": value.shape[3], "block_v": block_of(value.shape[3])}
     return tiles._asdict() | sizes | {"group": query.shape[2] // key.shape[2], "packed": starts is not None}
-
-
-def _block(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
-def _strides(*tensors: Tensor) -> tuple[int, ...]:
-    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
-
-
-def _even(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def _prefix(prefix_key: Tensor | None, prefix_value: Tensor | None, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,14 +135,9 @@ def _length(prefix_key: Tensor | None) -> int:
     return 0 if prefix_key is None else prefix_key.shape[1]
 
 
-def _pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
-    """A launch takes no None: something that is not read."""
-    return other if tensor is None else tensor
-
-
 def fits(query: Tensor, value: Tensor) -> bool:
     """Whether the programs can do it; `eager` does the rest."""
-    widest = _block(query.shape[3]) + _block(value.shape[3])
+    widest = block_of(query.shape[3]) + block_of(value.shape[3])
     return query.numel() > 0 and 2 * widest <= 3 * LARGEST.get(query.dtype, 0)
 
 

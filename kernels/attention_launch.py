@@ -1,0 +1,51 @@
+"""What launches of attention programs share: tiles, and tensors as programs take them."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+
+class Tiles(NamedTuple):
+    """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def within(self, time: int) -> Tiles:
+        """For short texts: tensor cores take no less than 16."""
+        most = max(16, triton.next_power_of_2(time))
+        return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
+
+
+def ends_of(starts: Tensor) -> Tensor:
+    """For every token, behind the last one that sees it; `(batch, time)` int32, from where each token's text starts."""
+    token = torch.arange(starts.shape[1], device=starts.device, dtype=starts.dtype).expand_as(starts).contiguous()
+    return torch.searchsorted(starts, token, right=True, out_int32=True)
+
+
+def block_of(width: int) -> int:
+    """The columns of a tile that holds so many."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def strides_of(*tensors: Tensor) -> tuple[int, ...]:
+    """Of all dimensions but the last of `(batch, time, heads, width)`."""
+    return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
+
+
+def even(tensor: Tensor) -> Tensor:
+    """With neighbours in the last dimension side by side."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def pointer(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A launch takes no None: something that is not read."""
+    return other if tensor is None else tensor
