@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -192,14 +191,6 @@ def reliability(run: Path) -> dict[int, list[dict[str, Any]]]:
             if isinstance(bars, list) and bars:
                 out[stage.iteration] = [bar for bar in bars if isinstance(bar, dict) and bar.get("count")]
     return out
-
-
-def by_opponent(shares: Sequence[Any]) -> dict[str, list[Any]]:
-    """Shares by opponent, in order of first appearance."""
-    out: dict[str, list[Any]] = defaultdict(list)
-    for share in shares:
-        out[share.opponent].append(share)
-    return dict(out)
 
 
 def game_named(run: Path) -> Game[Any] | None:
