@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -65,25 +65,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         for result in combined([json.loads(path.read_text()) for path in arguments.read]):
             print(shown(result))
         return 0
+    about = {"machine": machine(), "gpus": _gpu_names(), "versions": versions(), "command": _command(argv)}
+    result = about
     with tempfile.TemporaryDirectory(prefix="nlrl-") as scratch:
-        found = scaling(arguments, Path(scratch)) if arguments.rollouts else overlap(arguments, Path(scratch))
-    result = {"machine": machine(), "gpus": _gpu_names(), "versions": versions(), "command": _command(argv)} | found
+        # Written after every run: what was measured outlives a later failure.
+        for found in (scaling if arguments.rollouts else overlap)(arguments, Path(scratch)):
+            result = about | found
+            if arguments.out:
+                arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(shown(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
 # -- lock-step and asynchronous runs -----------------------------------------------------------------------------------
-def overlap(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Every arm with every seed."""
-    runs = []
+def overlap(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Every arm with every seed; what is known after each run."""
+    runs: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         for arm in arguments.arms:
             config = configured(arguments, arm, seed, scratch / f"{arm}-{seed}")
             runs.append({"arm": arm, "seed": seed} | measured(config, scratch))
             print(_line(runs[-1]), flush=True)
-    return {"mode": "overlap", "gpus_used": arguments.gpus, "runs": runs}
+            yield {"mode": "overlap", "gpus_used": arguments.gpus, "runs": runs}
 
 
 def configured(arguments: argparse.Namespace, arm: str, seed: int, out: Path) -> RunConfig:
@@ -149,9 +152,9 @@ def overlapped(run: dict[str, Any]) -> float:
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------------------
-def scaling(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Rates of rollouts by number of servers, rounds in turns."""
-    rates: dict[int, list[float]] = {count: [] for count in arguments.rollouts}
+def scaling(arguments: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
+    """Rates of rollouts by number of servers, rounds in turns; what is known after each."""
+    rates: dict[int, list[float]] = {}
     for round_ in range(arguments.rounds):
         for count in arguments.rollouts:
             config = _of_size(arguments, count, scratch / f"{count}-{round_}")
@@ -159,11 +162,12 @@ def scaling(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             session = open_session(config, folder)
             try:
                 answers_per_second(session, 1)  # starts all processes
-                rates[count] += [answers_per_second(session, 2 + i) for i in range(arguments.repeats)]
+                found = [answers_per_second(session, 2 + i) for i in range(arguments.repeats)]
             finally:
                 session.close()
+            rates[count] = rates.get(count, []) + found
             print(f"{count} server(s): {', '.join(f'{rate:,.0f}' for rate in rates[count])} answers/s", flush=True)
-    return {"mode": "rollouts", "unit": "GPU(s)" if arguments.on_gpus else "server(s)", "rates": rates}
+            yield {"mode": "rollouts", "unit": "GPU(s)" if arguments.on_gpus else "server(s)", "rates": rates}
 
 
 def _of_size(arguments: argparse.Namespace, count: int, out: Path) -> RunConfig:
