@@ -111,7 +111,7 @@ class Actors:
 
 def native(cluster: Cluster, args: argparse.Namespace, folder: Path) -> tuple[Actors, int]:
     """Actors of a native model, and how many weights it has."""
-    name, weights = make(args.size, folder)
+    name, weights = make(args.size, folder, args.device)
     gpu = 0.5 if args.device == "cuda" else 0
     room = {"max_rows": 16, "memory_bytes": 1 << 28}
     model = ModelConfig(name=name, device=args.device, options=room)
@@ -121,8 +121,8 @@ def native(cluster: Cluster, args: argparse.Namespace, folder: Path) -> tuple[Ac
     return Actors(cluster, router, trainer), weights
 
 
-def make(size: str, folder: Path) -> tuple[str, int]:
-    """A model's name or folder, and how many weights it has."""
+def make(size: str, folder: Path, device: str) -> tuple[str, int]:
+    """A model's name or folder, and how many weights it has; made on the device."""
     import torch
 
     from nlrl.backbones import TransformerConfig, TransformerForCausalLM, load
@@ -132,7 +132,8 @@ def make(size: str, folder: Path) -> tuple[str, int]:
     if size == "base":
         return BASE, sum(weight.numel() for weight in model.parameters())
     torch.manual_seed(0)
-    model = TransformerForCausalLM(TransformerConfig(**SIZES[size], max_position_embeddings=1024, eos_token_id=2))
+    with torch.device(device):  # a billion random numbers take a CPU half a minute
+        model = TransformerForCausalLM(TransformerConfig(**SIZES[size], max_position_embeddings=1024, eos_token_id=2))
     save(model, tokenizer, folder, torch.bfloat16)
     return str(folder), sum(weight.numel() for weight in model.parameters())
 
@@ -165,10 +166,12 @@ def _product(shape: tuple[int, ...]) -> int:
 def measure(actors: Actors, what: str, rounds: int, ways: Sequence[str], target: bool) -> list[Figure]:
     """Figures of `rounds` transfers each way, after one that is not counted with them."""
     begun = actors.transfer(ways[0])
+    _tell("the first", begun)
     times = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
             times[way].append(actors.transfer(way))
+            _tell(way, times[way][-1])
     figures = [Figure("transfer", what, "the first, with room for the set", begun.total, "s")]
     for way in ways:
         total = median(each.total for each in times[way])
@@ -181,6 +184,11 @@ def measure(actors: Actors, what: str, rounds: int, ways: Sequence[str], target:
             Figure("transfer", what, way, total, "s", None if way == ways[0] else ratio(*others), note=parts, **met)
         )
     return figures + check(actors, what)
+
+
+def _tell(way: str, times: Times) -> None:
+    """Progress: of a long measurement that is cut off, these lines stay."""
+    print(f"{way}: {times.total:.2f} s", file=sys.stderr, flush=True)
 
 
 def check(actors: Actors, what: str) -> list[Figure]:

@@ -80,7 +80,7 @@ class Op:
         self.compiled = compiled or reference
         self.eager = eager
         self._triton_path = triton
-        self.node = node and node(lambda *args: self._cuda(*args))
+        self.node = node and node(lambda *args: (self._cuda if args[0].is_cuda else self.eager)(*args))
         self.__doc__ = reference.__doc__
 
     def __call__(self, *args: Any, **named: Any) -> Any:

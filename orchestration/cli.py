@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -427,6 +428,10 @@ def show(result: Any) -> None:
     Console(width=None if sys.stdout.isatty() else WIDTH).print(result)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Of a disk, whoever of all the libraries that write meets it."""
+
+
 def main() -> None:
     """Entry point of `nlrl`."""
     sys.exit(run_cli(sys.argv[1:]))
@@ -441,6 +446,11 @@ def run_cli(arguments: Sequence[str]) -> int:
             _others(arguments)
     except NLRLError as error:
         print(f"nlrl: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"nlrl: {printable(str(error))}; make room and run the same command again", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, EOFError):
         print("nlrl: stopped; run the same command again to go on", file=sys.stderr)

@@ -117,8 +117,7 @@ class RayBackend:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a worker with num_gpus=0 sees none
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")  # nobody brings a local one back
-            with _on_loopback():
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+            _start_local(num_cpus=num_cpus, include_dashboard=False, **quiet)
             self._own = self._local = True
             self._watch = LocalWatch()
             return
@@ -155,6 +154,28 @@ class RayBackend:
         if self._local:
             raise NLRLError(f"{shortage}. Use fewer workers, or raise the cluster's num_cpus")
         _log.warning("%s; waiting until there is room (a cluster may grow)", shortage)
+
+
+def _start_local(**options: Any) -> None:
+    """Starts a Ray on this machine; on one that is busy (or has just lost another Ray) the first try may time out.
+
+    Raises:
+        NLRLError: it did not start twice.
+    """
+    for last in (False, True):
+        try:
+            with _on_loopback():
+                ray.init(address="local", **options)
+            return
+        except Exception as error:  # Ray has no class for it
+            ray.shutdown()
+            if last:
+                reason = first_line(error)
+                raise NLRLError(
+                    f"Ray did not start on this machine: {reason} The same command tries again; without Ray: "
+                    "--cluster.kind inline"
+                ) from error
+            _log.warning("Ray did not start, trying once more: %s", first_line(error))
 
 
 @contextmanager

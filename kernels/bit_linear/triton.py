@@ -22,9 +22,11 @@ from torch import Tensor
 
 from nlrl.kernels.bit_linear.eager import bit_linear as eager
 
-ONE_ROW = {"outputs": 64, "count": 64, "num_warps": 4, "num_stages": 3}
-"""`_one_row`: outputs of a program, and bytes of each that it takes at a time. Tables of 2 x 64 x 16 float32 are 8 KB;
-128 programs at 8,192 outputs, one for each processor of a Hopper."""
+ONE_ROW = {"outputs": 64, "count": 32, "num_warps": 4, "num_stages": 3}
+"""`_one_row`: outputs of a program, and bytes of each that it takes at a time; twice as many take all 255 registers of
+a thread. 128 programs at 8,192 outputs, one for each processor of a Hopper."""
+SHORTEST = 8
+"""Bytes at a time of `_one_row`, at least: Triton 3.6 does not compile a table of fewer rows over four warps."""
 ROWS = {"outputs": 64, "count": 32, "num_warps": 4, "num_stages": 3}
 """`_rows`: the same; x of 64 rows is 8 x 64 x 32 numbers a turn, 32 KB in two bytes."""
 MOST_ROWS = 64
@@ -117,7 +119,7 @@ def _multiply(x: Tensor, bits: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     y = x.new_empty((rows, n))
     if rows == 1:
         _one_row[(triton.cdiv(n, ONE_ROW["outputs"]),)](
-            x, bits, alpha, beta, y, x.shape[1], n, row_bytes, **_fitting(ONE_ROW, row_bytes, 1)
+            x, bits, alpha, beta, y, x.shape[1], n, row_bytes, **_fitting(ONE_ROW, row_bytes, SHORTEST)
         )
         return y
     scaled, shift = x.new_empty((rows, 8, row_bytes)), x.new_empty((rows,), dtype=torch.float32)

@@ -82,7 +82,7 @@ def _define(function: Callable) -> None:
 
 def fused_module(query: Tensor, value: Tensor, lambda_: Tensor):
     """Our programs, where they are what the dispatcher chose and can do the call."""
-    if not _chosen():
+    if not query.is_cuda or not _chosen():
         return None
     module = importlib.import_module("nlrl.kernels.diff_attention.triton")
     return module if module.fits(query, value, lambda_) else None

@@ -24,7 +24,7 @@ def ssd_arguments(device):
     def random(*shape):
         return torch.randn(*shape, device=device)
 
-    x, dt, A = random(2, 20, 4, 16), random(2, 20, 4).exp(), -random(4).exp()
+    x, dt, A = random(2, 20, 4, 16), random(2, 20, 4).exp() / 10, -random(4).exp()  # the sine of small sums is smooth
     positions = torch.cat((torch.arange(12), torch.arange(8))).expand(2, 20).to(device)
     return [x, dt, A, random(2, 20, 1, 16), random(2, 20, 1, 16), positions, None, random(4)]
 
@@ -33,9 +33,8 @@ def ssd_arguments(device):
 @pytest.mark.parametrize(
     ("op", "arguments"), [(kernels.selective_scan, scan_arguments), (kernels.ssd, ssd_arguments)], ids=["scan", "ssd"]
 )
-def test_a_compiled_graph_gives_the_same_outputs_and_gradients(op, arguments, device, monkeypatch):
+def test_a_compiled_graph_gives_the_same_outputs_and_gradients(op, arguments, device):
     torch.manual_seed(0)
-    monkeypatch.setitem(op.__dict__, "_cuda", op.eager if device == "cpu" else op._cuda)
     args = arguments(device)
     leaves = [a.requires_grad_() for a in args if a is not None and a.is_floating_point()]
 

@@ -29,7 +29,7 @@ def results(function, arguments, used=(True, True)):
     outputs = (found,) if residual is None else found
     kept = [(y, d) for y, d, use in zip(outputs, (dy, ds), used, strict=False) if use]
     gradients = torch.autograd.grad([y for y, _ in kept], leaves, [d for _, d in kept], allow_unused=True)
-    every = [*outputs, *(torch.zeros(()) if part is None else part for part in gradients)]
+    every = [*outputs, *(x.new_zeros(()) if part is None else part for part in gradients)]
     return [part.detach().double() for part in every]
 
 

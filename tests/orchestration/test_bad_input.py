@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -278,6 +279,18 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     assert {path: after[path] for path in before if path.endswith("manifest.json")} == {
         path: content for path, content in before.items() if path.endswith("manifest.json")
     }
+
+
+def test_no_room_that_no_writer_of_ours_met_is_one_error_too(tmp_path, monkeypatch, capsys):
+    def full(*args, **named):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "temporary"))
+
+    monkeypatch.setattr("nlrl.orchestration.cli.run_command", full)
+    assert run_cli(["run", "any.toml"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("nlrl: ")
+    assert str(tmp_path / "temporary") in told
+    assert "run the same command again" in told
 
 
 def test_an_agent_that_cannot_be_saved_is_an_error_of_its_folder(checkpoint, tmp_path):

@@ -322,3 +322,20 @@ def test_inside_a_job_the_job_s_cluster_is_used(ray_cluster):
 
 def test_an_address_for_submitting_jobs_is_explained():
     assert "ray job submit" in run_as_job("http://127.0.0.1:8265")
+
+
+def test_a_ray_that_does_not_start_is_tried_once_more_and_then_one_error(monkeypatch):
+    import ray
+
+    tried = []
+
+    def never(*args, **named):
+        tried.append(named)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, stub in (("init", never), ("is_initialized", lambda: False), ("shutdown", lambda: None)):
+        monkeypatch.setattr(ray, name, stub)  # other tests of this file may have a Ray that lives on
+    with pytest.raises(NLRLError, match=r"Ray did not start on this machine: The current node timed out.*inline"):
+        Cluster("ray", "local")
+    assert len(tried) == 2
