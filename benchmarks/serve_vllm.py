@@ -39,12 +39,15 @@ class VLLM:
         """
         self._log = tempfile.NamedTemporaryFile("w+", prefix="vllm-", suffix=".log")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [python, "-P", __file__, json.dumps(settings)],
+            [python, "-P", str(Path(__file__).absolute()), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env=environment(libraries, device, threads),
+            # vLLM starts helpers with `python -m`, which look into the working directory first, and transformers asks
+            # for a package `kernels`: in a checkout of this project they would find ours.
+            cwd=tempfile.gettempdir(),
         )
 
     def version(self) -> str:
@@ -89,7 +92,7 @@ def environment(libraries: str, device: str, threads: int) -> dict[str, str]:
     """No network, no reports; on a CPU all threads that ours has, on the same cores."""
     wanted = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if libraries:
-        wanted["PYTHONPATH"] = libraries
+        wanted["PYTHONPATH"] = str(Path(libraries).absolute())
     if device == "cpu":
         cores = sorted(os.sched_getaffinity(0))[:threads]
         wanted |= {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB), "OMP_NUM_THREADS": str(threads)}

@@ -89,7 +89,7 @@ def _prepare(x_ptr, alpha_ptr, beta_ptr, scaled_ptr, shift_ptr, inputs, row_byte
     tl.store(shift_ptr + row, tl.sum(tl.sum(shift, 1), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rows(
     scaled_ptr, bits_ptr, shift_ptr, y_ptr, rows, n, row_bytes,
     block_m: tl.constexpr, outputs: tl.constexpr, count: tl.constexpr, wide: tl.constexpr,

@@ -32,7 +32,7 @@ def _channels(head, pair, heads, half, head_stride, interleaved: tl.constexpr):
     return head[:, None] * head_stride + first[None, :], apart, (head < heads)[:, None] & (pair < half)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def _forward(
     x_ptr, cos_ptr, sin_ptr, scale_ptr, y_ptr, time, eps, x_row, x_token, x_head, angle_row, angle_token,
     heads: tl.constexpr, half: tl.constexpr, interleaved: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
@@ -56,7 +56,7 @@ def _forward(
     tl.store(y_ptr + at + apart, ((b * cos + a * sin) * r * scale_b).to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "time"])
 def _backward(
     x_ptr, cos_ptr, sin_ptr, scale_ptr, dy_ptr, dx_ptr, dscale_ptr, tokens, time, eps, x_row, x_token, x_head,
     angle_row, angle_token,

@@ -41,7 +41,7 @@ def _part_length(old, shortest, parts: tl.constexpr, block: tl.constexpr):
     return tl.maximum(shortest, tl.cdiv(tl.cdiv(old, parts), block) * block)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shortest", "table_row"])
 def _attend(
     query_ptr, key_ptr, value_ptr, keys_ptr, values_ptr, table_ptr, positions_ptr, out_ptr, weight_ptr,
     query_row, query_head, key_row, key_head, value_row, value_head, keys_page, keys_head, keys_token, values_page,
@@ -127,7 +127,7 @@ def _attend(
         tl.store(weight_ptr + (row * heads + head) * parts + part, peak + tl.log2(total), mask=filled)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shortest"])
 def _merge(
     y_ptr, weight_ptr, positions_ptr, out_ptr, shortest, heads,
     value_dim: tl.constexpr, parts: tl.constexpr, block: tl.constexpr, tile: tl.constexpr, value_block: tl.constexpr,

@@ -26,7 +26,7 @@ PROGRAMS_PER_PROCESSOR = 4
 """Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(
     x_ptr, residual_ptr, weight_ptr, y_ptr, s_ptr, scale_ptr, rows, width, eps,
     added: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
@@ -46,7 +46,7 @@ def _forward(
     tl.store(scale_ptr + row, scale, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(
     s_ptr, weight_ptr, scale_ptr, dy_ptr, ds_ptr, dx_ptr, dweight_ptr, rows, width,
     added: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,

@@ -15,7 +15,7 @@ from nlrl.kernels.rotary.eager import rotary as eager
 PAIRS_PER_PROGRAM = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def _rotate(
     x_ptr, cos_ptr, sin_ptr, y_ptr, time, x_row, x_token, x_head, angle_row, angle_token,
     heads: tl.constexpr, half: tl.constexpr, backward: tl.constexpr, interleaved: tl.constexpr,

@@ -22,7 +22,7 @@ PROGRAMS_PER_PROCESSOR = 4
 """Of the backward pass: enough to hide memory latency, few enough to keep the partial sums small."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(
     h_ptr, x_ptr, a_ptr, y_ptr, x_scale_ptr, z_scale_ptr, rows, width, tiny, tile: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
@@ -41,7 +41,7 @@ def _forward(
     tl.store(z_scale_ptr + row, z_scale, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(
     h_ptr, x_ptr, a_ptr, y_ptr, dy_ptr, x_scale_ptr, z_scale_ptr, dh_ptr, dx_ptr, da_ptr, rows, width,
     tile: tl.constexpr, block: tl.constexpr,
