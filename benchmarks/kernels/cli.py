@@ -6,7 +6,9 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from nlrl import kernels
 from nlrl.benchmarks.kernels import table
 from nlrl.benchmarks.kernels.cases import CASES
-from nlrl.benchmarks.kernels.clock import Clock, CudaClock, Rates
+from nlrl.benchmarks.kernels.clock import Clock, CudaClock, Once, Rates
 from nlrl.benchmarks.kernels.measure import Provider, checked, measure, providers_of
 from nlrl.benchmarks.kernels.peers import PEERS_TIMED
 from nlrl.benchmarks.kernels.shapes import CHECKS, SHAPES, TARGETS
@@ -36,6 +38,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, default=CSV, help="where lines are appended")
     parser.add_argument("--record", action="store_true", help="write the dispatcher's table for this device")
     parser.add_argument("--check", action="store_true", help="compare with the reference only, time nothing")
+    parser.add_argument("--ahead", type=int, metavar="N", help="compile everything first, N ops at once")
+    parser.add_argument("--compile-only", action="store_true", help="call everything once, time nothing")
     return parser.parse_args(argv)
 
 
@@ -50,8 +54,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("There is no GPU here, so nothing is timed; --check compares our kernels with the reference.")
         return 1
+    if args.compile_only:
+        return call_once(ops, args)
     table.refuse_other_header(args.csv)
+    if args.ahead:
+        compile_ahead(list(ops), args)
     return measure_all(ops, args, CudaClock())
+
+
+def call_once(ops: dict[str, Op], args: argparse.Namespace) -> int:
+    """Calls every provider at every size."""
+    for name, op in ops.items():
+        providers, _ = providers_of(op, CASES[name], PEERS_TIMED.get(name, {}), args.peers)
+        findings = measure(op, CASES[name], SHAPES[name][args.shapes], CHECKS[name], providers, Once(), "cuda")
+        for provider, why in findings.left_out.items():
+            print(f"{name}: {provider}: {why}", flush=True)
+    return 0
+
+
+def compile_ahead(names: Sequence[str], args: argparse.Namespace) -> None:
+    """Fills the caches of compilers, on disk, by a process for each op: most of the time of a first run is theirs."""
+    start, options = time.perf_counter(), ["--shapes", args.shapes, *(["--peers"] if args.peers else [])]
+
+    def compiled(name: str) -> int:
+        command = [sys.executable, "-m", "nlrl.benchmarks.kernels", "--compile-only", "--op", name, *options]
+        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+
+    with ThreadPoolExecutor(args.ahead) as pool:
+        failed = [name for name, code in zip(names, pool.map(compiled, names), strict=True) if code]
+    print(
+        f"compiled ahead in {time.perf_counter() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
 
 
 def _check_interpreted(ops: dict[str, Op]) -> int:

@@ -14,7 +14,7 @@ from nlrl import kernels
 from nlrl.benchmarks.kernels import attention_peers, cli, compare, measure, table
 from nlrl.benchmarks.kernels import peers as timed_peers
 from nlrl.benchmarks.kernels.cases import CASES, Draw
-from nlrl.benchmarks.kernels.clock import Rates, Times, sets_wanted
+from nlrl.benchmarks.kernels.clock import Once, Rates, Times, sets_wanted
 from nlrl.benchmarks.kernels.compare import check, copies, results
 from nlrl.benchmarks.kernels.measure import Measured, Provider
 from nlrl.benchmarks.kernels.peers import PEERS_TIMED
@@ -293,6 +293,21 @@ def test_inputs_that_take_turns_fill_the_cache():
     assert sets_wanted(1, 50_000_000) == 64
 
 
+def test_what_compiles_ahead_calls_everything_and_times_nothing(monkeypatch):
+    calls, eager = [], kernels.swiglu.eager
+
+    def counted(up_gate):
+        calls.append(len(up_gate))
+        return eager(up_gate)
+
+    op = wrong_op(monkeypatch, counted)
+    timed = [Timed({"tokens": tokens, "channels": 8}) for tokens in (5, 6)]
+    checks = [{"tokens": 3, "channels": 8}]
+    found = measure.measure(op, CASES["swiglu"], timed, checks, [Provider("nlrl", counted)], Once(), "cpu")
+    assert {*calls} == {3, 5, 6}
+    assert [one.times for one in found.measured] == [Times(0, 0, 0)] * 6
+
+
 def test_a_copy_of_the_weights_decides_nothing_for_who_is_right():
     found = compare.agrees({"y": torch.ones(3)}, {"y": torch.ones(3), "state": torch.ones(2)}, torch.float32)
     assert found.right
@@ -323,7 +338,7 @@ def test_check_runs_our_kernels_in_the_interpreter():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_run_on_the_device_prints_and_writes(tmp_path, capsys):
     file = tmp_path / "kernels.csv"
-    assert cli.main(["--op", "swiglu", "sample", "--shapes", "small", "--csv", str(file)]) == 0
+    assert cli.main(["--op", "swiglu", "sample", "--shapes", "small", "--ahead", "2", "--csv", str(file)]) == 0
     rows = file.read_text().splitlines()[1:]
     assert {row.split(",")[1] for row in rows} >= {"nlrl", "torch", "torch.compile"}
     assert "of copy" in capsys.readouterr().out
