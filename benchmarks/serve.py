@@ -19,10 +19,11 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nlrl.benchmarks import serve_game, serve_hymba, serve_kl, serve_start, serve_throughput
 from nlrl.benchmarks.figures import Figure
@@ -50,7 +51,7 @@ def throughput_loads(layers: int | None, width: int | None) -> dict[str, Load]:
     return {load.name: load for load in loads}
 
 
-def figures(name: str, args: argparse.Namespace, folder: Path, peer: Callable[..., VLLM] | None) -> list[Figure]:
+def figures(name: str, args: argparse.Namespace, folder: Path, peer: Callable[..., VLLM] | None) -> Iterable[Figure]:
     """Of one load; folder: an empty one."""
     loads = throughput_loads(args.layers, args.width)
     if name in loads:
@@ -68,10 +69,11 @@ def figures(name: str, args: argparse.Namespace, folder: Path, peer: Callable[..
     return serve_game.compare(run, args.style, count, args.device, args.rounds)
 
 
-def show(found: Sequence[Figure]) -> None:
-    """One load's lines; some figures are far below 1."""
-    what = None
+def show(found: Iterable[Figure]) -> list[Figure]:
+    """Prints one load's lines as they come (some figures are far below 1); returns them."""
+    what, shown = None, []
     for figure in found:
+        shown.append(figure)
         if figure.what != what:
             print(f"  {figure.what}")
         what = figure.what
@@ -80,6 +82,7 @@ def show(found: Sequence[Figure]) -> None:
         verdict = "" if figure.met is None else f"{figure.target}: {'met' if figure.met else 'MISSED'}"
         note = f"({figure.note})" if figure.note else ""
         print(f"    {figure.name:18}{number:>10} {figure.unit:9}{ours:17}{verdict:24}{note}".rstrip(), flush=True)
+    return shown
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -132,17 +135,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\n{name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             try:
-                new = figures(name, args, Path(folder), peer)
+                found += show(figures(name, args, Path(folder), peer))
             except VLLMFailed as error:
                 print(f"  {error}", file=sys.stderr)
                 return 1
-        show(new)
-        found += new
-    if args.json:
-        given = {name: str(value) for name, value in vars(args).items() if value is not None and name not in PLACES}
-        report = {"machine": where(args.device), "options": given, "figures": [asdict(figure) for figure in found]}
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        if args.json:
+            args.json.write_text(json.dumps(_report(args, where(args.device), found), indent=1) + "\n")
     return 0
+
+
+def _report(args: argparse.Namespace, machine: str, found: Sequence[Figure]) -> dict[str, Any]:
+    given = {name: str(value) for name, value in vars(args).items() if value is not None and name not in PLACES}
+    return {"machine": machine, "options": given, "figures": [asdict(figure) for figure in found]}
 
 
 if __name__ == "__main__":
