@@ -133,7 +133,17 @@ def measured(config: RunConfig, scratch: Path) -> dict[str, Any]:
         "whole": round(whole, 1),
         "gather": [round(gather, 2) for gather, _ in each],
         "learn": [round(learn, 2) for _, learn in each],
+        "stages": _stages(logged, config.iterations),
         "win": final["exact"]["against"]["random"]["win"],
+    }
+
+
+def _stages(logged: dict[int, dict[str, float]], iterations: int) -> dict[str, list[float]]:
+    """Seconds of every stage, iteration by iteration."""
+    names = [key for key in logged[iterations] if key.startswith("seconds/")]
+    return {
+        name.removeprefix("seconds/"): [round(logged[i].get(name, 0.0), 2) for i in range(1, iterations + 1)]
+        for name in names
     }
 
 
