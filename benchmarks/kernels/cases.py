@@ -274,8 +274,8 @@ def _rows_that_draw(draw: Draw, rows: int, vocabulary: int, masked: int) -> Inpu
 
 
 def _drawn(result: Any, inputs: Inputs) -> dict[str, Tensor]:
-    tokens, logprobs = result
-    return _scores(tokens, logprobs, inputs["logits"].gather(1, tokens[:, None])[:, 0], inputs["logits"].shape[1], inputs)
+    (tokens, logprobs), logits = result, inputs["logits"]
+    return _scores(tokens, logprobs, logits.gather(1, tokens[:, None])[:, 0], logits.shape[1], inputs)
 
 
 def _drawn_from_hidden(result: Any, inputs: Inputs) -> dict[str, Tensor]:

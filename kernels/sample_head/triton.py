@@ -56,8 +56,8 @@ BLOCK_BYTES = 128
 """Of a row of a tile: 64 numbers of two bytes."""
 SPLITS_AT_ONCE = 32
 """Results of programs that the last one compares at once."""
-WITHOUT_GPU = 3
-"""Processors in the interpreter: few, so that programs have several tiles."""
+WITHOUT_GPU = 1
+"""Processors in the interpreter, so that programs have several tiles."""
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ DEVICE_SHAPES = [
 ]  # fmt: skip
 
 
-def inputs(shape: Shape, dtype=torch.float32, device="cpu"):
+def inputs(shape: Shape, dtype=torch.float32, device="cpu") -> dict[str, Any]:
     """All arguments; every fifth row is greedy."""
     draw = torch.Generator().manual_seed(sum(shape))
     rows, width, vocabulary = shape[:3]
