@@ -100,6 +100,11 @@ class Runner:
         in_time = int(times * BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst * times
         return max(1, min(self._burst * times, in_time))
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps are CUDA graphs."""
+        return self._graphs is not None and self._graphs.works
+
     def read(self, chunks: Many[Chunk]) -> Ends:
         """Reads chunks into their rows; returns the logits behind the prompts that end there."""
         if self.cpu is not None:

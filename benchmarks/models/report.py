@@ -1,0 +1,64 @@
+"""Lines as they come: printed at once, and all of them in one JSON file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nlrl.benchmarks.figures import machine
+from nlrl.benchmarks.kernels.table import versions
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure, or why there is none."""
+
+    part: str
+    model: str
+    what: str
+    value: float | None = None
+    """None: it failed."""
+    unit: str = "tokens/s"
+    beside: dict[str, float] = field(default_factory=dict)
+    """The same by other measures, e.g. "MFU": 0.4."""
+    target: str = ""
+    met: bool | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        number = "failed" if self.value is None else f"{self.value:,.0f} {self.unit}"
+        beside = "  ".join(f"{name} {value:.3g}" for name, value in self.beside.items())
+        verdict = "" if self.met is None else f"{self.target}: {'met' if self.met else 'MISSED'}"
+        note = f"({self.note})" if self.note else ""
+        parts = (f"{self.part:8}{self.model:21}{self.what:34}{number:>20}", beside, verdict, note)
+        return "  ".join(part for part in parts if part)
+
+
+class Report:
+    """What was measured so far."""
+
+    def __init__(self, file: Path | None, header: dict[str, Any]):
+        """Args: file: written anew with every line; header: what else it says."""
+        self.file, self.lines = file, []
+        self.header = {"machine": machine(), "versions": versions(), "command": " ".join(sys.argv)} | header
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+        if self.file is not None:
+            told = self.header | {"lines": [asdict(one) for one in self.lines]}
+            self.file.write_text(json.dumps(told, indent=1) + "\n")
+
+    @contextmanager
+    def attempt(self, part: str, model: str, what: str) -> Iterator[None]:
+        """What fails inside is a line, and no more."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            self.add(Line(part, model, what, note=f"{type(error).__name__}: {reason}"))
