@@ -24,11 +24,11 @@ def seconds(call: Callable[[], object], device: str) -> float:
 
 
 def paced(call: Callable[[], object], device: str, budget: float) -> float:
-    """The median of as many calls as take about `budget` seconds, two at the least; a first one, which may compile,
+    """The median of as many calls as take about `budget` seconds, one at the least; a first one, which may compile,
     does not count."""
     call()
     found = [seconds(call, device)]
-    while len(found) < 2 or (sum(found) < budget and len(found) < MOST):
+    while sum(found) < budget and len(found) < MOST:
         found.append(seconds(call, device))
     return median(found)
 
@@ -39,9 +39,9 @@ def wait(device: str) -> None:
 
 
 def free(device: str) -> None:
-    """Gives back what nobody holds any more."""
-    gc.collect()
+    """Gives a GPU's memory back that nobody holds any more; graphs and their runners hold each other."""
     if device.startswith("cuda"):
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -28,7 +28,7 @@ TRAINED: dict[str, Fields] = {
     "mamba2": _UNTIED | {"model_type": "bimamba", "binary": False, "num_hidden_layers": 21},
     "bimamba": _UNTIED | {"model_type": "bimamba", "num_hidden_layers": 21},
 }
-"""All of 126 to 128 million parameters, embedding and head apart (nGPT's always are). nGPT has the control's matrices."""
+"""All of 126 to 128 million parameters, with a head of its own (nGPT's always is). nGPT has the control's matrices."""
 
 SERVED: dict[str, Fields] = {
     HYMBA: PUBLISHED[HYMBA],

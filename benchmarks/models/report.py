@@ -22,16 +22,17 @@ class Line:
     model: str
     what: str
     value: float | None = None
-    """None: it failed."""
+    """None: there is none, see `note`."""
     unit: str = "tokens/s"
     beside: dict[str, float] = field(default_factory=dict)
     """The same by other measures, e.g. "MFU": 0.4."""
     target: str = ""
     met: bool | None = None
     note: str = ""
+    failed: bool = False
 
     def __str__(self) -> str:
-        number = "failed" if self.value is None else f"{self.value:,.0f} {self.unit}"
+        number = f"{self.value:,.0f} {self.unit}" if self.value is not None else "FAILED" if self.failed else "left out"
         beside = "  ".join(f"{name} {value:.3g}" for name, value in self.beside.items())
         verdict = "" if self.met is None else f"{self.target}: {'met' if self.met else 'MISSED'}"
         note = f"({self.note})" if self.note else ""
@@ -55,10 +56,11 @@ class Report:
             self.file.write_text(json.dumps(told, indent=1) + "\n")
 
     @contextmanager
-    def attempt(self, part: str, model: str, what: str) -> Iterator[None]:
-        """What fails inside is a line, and no more."""
+    def attempt(self, part: str, model: str, what: str, expected: type[Exception] | tuple = ()) -> Iterator[None]:
+        """What fails inside is a line, and no more. expected: errors that only say that there is no such figure."""
         try:
             yield
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0][:200]
-            self.add(Line(part, model, what, note=f"{type(error).__name__}: {reason}"))
+            failed = not isinstance(error, expected)
+            self.add(Line(part, model, what, note=f"{type(error).__name__}: {reason}", failed=failed))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nlrl.backbones.engine.engine import CHUNK_TOKENS
-from nlrl.backbones.engine.runner import PASS_TOKENS, Features, Runner
+from nlrl.backbones.engine.runner import Features, Runner
 from nlrl.backbones.engine.scheduler import Chunk
 from nlrl.backbones.engine.sequence import Sequence, Ticket
 from nlrl.backbones.engine.store import Store, pages_for
@@ -22,8 +22,6 @@ from nlrl.benchmarks.models.report import Line, Report
 from nlrl.benchmarks.models.roofline import decoding_rate, reading_rate
 
 DECODE, PREFILL, COMPARE = "decode", "prefill", "compare"
-STEPS = 32
-"""Of a burst that is timed; sequences grow by as many."""
 SHARE = 0.6
 """Of the roofline, wanted of decoding."""
 FASTER = 6.0
@@ -31,9 +29,9 @@ FASTER = 6.0
 ONE_TOKEN = 222e-6
 """Seconds of a token of Bi-Mamba-2.7B, one sequence, by its bytes at 3.0 TB/s with states of 16 bits."""
 LARGEST = (1024, 768, 640, 512, 448, 384, 320, 256, 192, 128, 96, 80, 72, 64, 48, 32, 16, 8, 4, 2, 1)
-SPARE = 3 << 30
+"""Batches of the comparison: the first that fits."""
+SPARE = 6 << 30
 """Bytes for activations and graphs."""
-TINY_MEMORY = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,10 @@ class Grid:
     compared: int = 8000
     """Tokens before the steps of the comparison."""
     largest: tuple[int, ...] = LARGEST
+    steps: int = 32
+    """Of a burst that is timed; sequences grow by as many."""
+    prompt_tokens: int = 32768
+    """Read at once; more are read pass after pass, no faster."""
     budget: float = 0.6
     """Seconds of timed bursts, of timed readings."""
 
@@ -53,39 +55,45 @@ class DoesNotFit(RuntimeError):
     """The device's memory holds fewer sequences."""
 
 
-def measure(
-    models: dict[str, Fields], parts: Many[str], grid: Grid, device: str, rates: Rates, report: Report
-) -> None:
+def measure(models: dict[str, Fields], parts: Many[str], grid: Grid, device: str, rates: Rates, report: Report) -> None:
     """Every model is made once; parts: of "decode" (with prompts) and "compare"."""
     largest: dict[str, tuple[float, int]] = {}
     for name, fields in models.items():
-        with report.attempt(DECODE, name, "a model"), torch.no_grad():
-            model = random_model(fields, device).to(torch.bfloat16 if device != "cpu" else torch.float32).eval()
-            if "decode" in parts:
-                _decode(name, model, grid, device, rates, report)
-                _prefill(name, model, grid, device, rates, report)
-            if "compare" in parts and name in (HYMBA, LLAMA):
-                with report.attempt(COMPARE, name, "largest batch"):
-                    largest[name] = _largest(name, model, grid, device, rates, report)
-            del model
+        with report.attempt(DECODE, name, "the model"), torch.no_grad():
+            _one(name, fields, parts, grid, device, rates, report, largest)
         free(device)
     if HYMBA in largest and LLAMA in largest:
         _compare(largest, report)
+
+
+def _one(name: str, fields: Fields, parts, grid: Grid, device: str, rates: Rates, report: Report, largest) -> None:
+    """Everything of one model; its largest batch is noted in `largest`."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model = random_model(fields, device).to(dtype).eval()
+    if "decode" in parts:
+        _decode(name, model, grid, device, rates, report)
+        _prefill(name, model, grid, device, rates, report)
+    if "compare" in parts and name in (HYMBA, LLAMA):
+        with report.attempt(COMPARE, name, "largest batch"):
+            largest[name] = _largest(name, model, grid, device, rates, report)
 
 
 def _decode(name: str, model, grid: Grid, device: str, rates: Rates, report: Report) -> None:
     for context in grid.contexts:
         for batch in grid.batches:
             what = f"batch {batch}, {context:,} tokens"
-            with report.attempt(DECODE, name, what):
-                report.add(_decoded(DECODE, name, model, batch, context, grid, device, rates, what))
+            with report.attempt(DECODE, name, what, DoesNotFit):
+                report.add(_decoded(DECODE, name, model, batch, context, grid, device, rates))
             free(device)
 
 
-def _decoded(part: str, name: str, model, batch: int, context: int, grid: Grid, device: str, rates: Rates, what: str):
+def _decoded(part: str, name: str, model, batch: int, context: int, grid: Grid, device: str, rates: Rates) -> Line:
     """One figure of decoding as a line."""
-    rate, graph = decode_rate(model, batch, context, device, grid.budget)
-    best = decoding_rate(model, batch, context + STEPS // 2, rates.copy)
+    rate, graph = decode_rate(model, batch, context, device, grid.steps, grid.budget)
+    best, what = (
+        decoding_rate(model, batch, context + grid.steps // 2, rates.copy),
+        f"batch {batch}, {context:,} tokens",
+    )
     beside = {"of roofline": rate / best}
     if name == BIMAMBA and batch == 1:
         beside |= {"us a token": 1e6 / rate, "x 222 us": 1 / rate / ONE_TOKEN}
@@ -94,12 +102,11 @@ def _decoded(part: str, name: str, model, batch: int, context: int, grid: Grid, 
 
 
 def _prefill(name: str, model, grid: Grid, device: str, rates: Rates, report: Report) -> None:
-    """One prompt, and as many as the engine reads in one pass: more are read pass after pass, no faster."""
+    """One prompt, and as many as make `prompt_tokens`."""
     for context in grid.contexts:
-        full = max(1, PASS_TOKENS[torch.device(device).type] // context)
-        for batch in sorted({1, min(full, max(grid.batches))}):
+        for batch in sorted({1, max(1, min(grid.prompt_tokens // context, max(grid.batches)))}):
             what = f"batch {batch}, {context:,} tokens"
-            with report.attempt(PREFILL, name, what):
+            with report.attempt(PREFILL, name, what, DoesNotFit):
                 rate = prefill_rate(model, batch, context, device, grid.budget)
                 best = reading_rate(model, context, rates.matmul)
                 beside = {"of roofline": rate / best}
@@ -111,8 +118,7 @@ def _largest(name: str, model, grid: Grid, device: str, rates: Rates, report: Re
     """Tokens a second at the largest batch that fits, and that batch."""
     for batch in grid.largest:
         try:
-            what = f"batch {batch}, {grid.compared:,} tokens"
-            line = _decoded(COMPARE, name, model, batch, grid.compared, grid, device, rates, what)
+            line = _decoded(COMPARE, name, model, batch, grid.compared, grid, device, rates)
         except (DoesNotFit, torch.OutOfMemoryError):
             free(device)
             continue
@@ -131,14 +137,14 @@ def _compare(largest: dict[str, tuple[float, int]], report: Report) -> None:
 
 
 # -- the engine's parts ------------------------------------------------------------------------------------------------
-def decode_rate(model, batch: int, context: int, device: str, budget: float) -> tuple[float, bool]:
-    """Tokens a second of a burst of the engine's steps, of `batch` sequences that hold `context` tokens each; and
-    whether the steps were a CUDA graph.
+def decode_rate(model, batch: int, context: int, device: str, steps: int, budget: float) -> tuple[float, bool]:
+    """Tokens a second of bursts of so many of the engine's steps, of `batch` sequences that hold `context` tokens
+    each; and whether the steps were a CUDA graph.
 
     Raises:
         DoesNotFit: the device's memory does not hold them.
     """
-    runner = new_runner(model, batch, context + STEPS, device)
+    runner = new_runner(model, batch, context + steps, device, steps)
     rows, live = runner.rows, np.arange(batch)
     rows.seeds.copy_(torch.arange(batch))
     rows.ids.random_(5, model.config.vocab_size)
@@ -149,10 +155,10 @@ def decode_rate(model, batch: int, context: int, device: str, budget: float) -> 
 
     def burst() -> None:
         rows.positions.fill_(context)
-        runner.burst(live, context + STEPS, Features(), STEPS)
+        runner.burst(live, context + steps, Features(), steps)
 
     took = paced(burst, device, budget)
-    return batch * STEPS / took, runner.replays
+    return batch * steps / took, runner.replays
 
 
 def prefill_rate(model, batch: int, context: int, device: str, budget: float) -> float:
@@ -176,7 +182,7 @@ def prefill_rate(model, batch: int, context: int, device: str, budget: float) ->
     return batch * context / paced(read, device, budget)
 
 
-def new_runner(model, batch: int, length: int, device: str) -> Runner:
+def new_runner(model, batch: int, length: int, device: str, burst: int = 1) -> Runner:
     """A runner whose rows all have pages for `length` tokens, and random states.
 
     Raises:
@@ -190,7 +196,7 @@ def new_runner(model, batch: int, length: int, device: str) -> Runner:
         store.hold(row, store.pages.take(pages))
     store.flush()
     _fill(store.state)
-    return Runner(model, store, frozenset(), None, STEPS, True, None)
+    return Runner(model, store, frozenset(), None, burst, True, None)
 
 
 def _memory(model, batch: int, length: int, device: str) -> int:

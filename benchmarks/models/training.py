@@ -50,6 +50,8 @@ def measure(models: dict[str, Fields], kinds: list[str], load: Load, device: str
                 control = rate if name == CONTROL else control
                 report.add(_line(name, kind, rate, flops, control, rates))
             free(device)
+            if load.compile:
+                torch.compiler.reset()
 
 
 def _line(name: str, kind: str, rate: float, flops: float, control: float | None, rates: Rates) -> Line:
