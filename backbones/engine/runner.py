@@ -157,8 +157,8 @@ class Runner:
         part = self.rows.at(where)
 
         def draw(ids: Tensor, positions: Tensor) -> Drawn:
-            self.last_logits = cpu.logits(ids, positions, where, self.store.state)
-            return self._choose(part, self.last_logits, features)
+            self.last_logits = logits = cpu.logits(ids, positions, where, self.store.state)
+            return self._choose(part, logits, features)
 
         for _ in range(steps):
             self._advance(part, draw)
@@ -179,8 +179,8 @@ class Runner:
                 mask = part.allowed if features.mask else None
                 matrix, scale = self.model.head()
                 return kernels.sample_head(hidden, matrix, part.seeds, part.steps, part.temperature, mask, scale)
-            self.last_logits = self.model.logits(hidden)
-            return self._choose(part, self.last_logits, features)
+            self.last_logits = logits = self.model.logits(hidden)
+            return self._choose(part, logits, features)
 
         self._advance(part, draw)
 
