@@ -44,8 +44,8 @@ class Tiles(NamedTuple):
 
 
 TILES = (
-    Tiles(16, 16, 64, 4, 5, 4),
-    Tiles(32, 32, 64, 4, 4, 3),
+    Tiles(16, 16, 128, 4, 4, 2),
+    Tiles(32, 32, 128, 4, 4, 2),
     Tiles(64, 64, 128, 4, 4, 2),
     Tiles(2048, 128, 128, 8, 3, 2, 128),
 )
@@ -54,8 +54,8 @@ way; more rows have products to do, and noise to make for every logit: of two pr
 while the other draws."""
 BLOCK_BYTES = 128
 """Of a row of a tile: 64 numbers of two bytes."""
-SPLITS_AT_ONCE = 32
-"""Results of programs that the last one compares at once."""
+RESULTS_AT_ONCE = 16
+"""Of other programs that a thread of the last one holds; each turn waits for memory once."""
 WITHOUT_GPU = 1
 """Processors in the interpreter, so that programs have several tiles."""
 
@@ -206,7 +206,7 @@ def sample_head(
             hidden, matrix, factors, *columns, mask, best, choices, sums, first, counter(blocks, hidden.device), tokens,
             logprobs, rows, hidden.shape[1], vocabulary, splits, hidden.stride(0), matrix.stride(0), mask.stride(0),
             has_scale=scale is not None, masked=bitmask is not None, wide=hidden.dtype == torch.float32,
-            fast=hidden.is_cuda, block_s=SPLITS_AT_ONCE, **launch,
+            fast=hidden.is_cuda, **launch,
         )  # fmt: skip
     return tokens, logprobs
 
@@ -226,7 +226,8 @@ def _launch(hidden: Tensor, vocabulary: int) -> tuple[dict[str, int], int, int]:
     block_k = min(BLOCK_BYTES // hidden.element_size(), max(16, triton.next_power_of_2(width)))
     launch = {
         "block_m": tiles.block_m, "block_n": block_n, "block_k": block_k, "even": width % block_k == 0,
-        "num_warps": tiles.num_warps, "num_stages": tiles.num_stages,
+        "block_s": RESULTS_AT_ONCE * 32 * tiles.num_warps // tiles.block_m, "num_warps": tiles.num_warps,
+        "num_stages": tiles.num_stages,
     } | ({"maxnreg": tiles.maxnreg} if tiles.maxnreg else {})  # fmt: skip
     return launch, blocks, splits
 
