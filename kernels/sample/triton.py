@@ -37,7 +37,7 @@ def _row_keys(seed, step):
 
 @triton.jit
 def _gumbel(high, low, token, fast: tl.constexpr):
-    # The noise of `reference`. fast: by the approximate logarithm of NVIDIA's processors, to 3e-6; its error does not
+    # The noise of `reference`. fast: by the approximate logarithm of NVIDIA's processors, to 4e-6; its error does not
     # shrink with the result, so near 1, where the largest noise comes from, a series takes its place.
     x = token.to(tl.uint32) * _TOKEN ^ high
     x = (x ^ (x >> 16)) * _FINAL_1 + low
