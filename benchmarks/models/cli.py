@@ -49,7 +49,7 @@ def _measure(args: argparse.Namespace, device: str) -> int:
         trained = _chosen(TRAINED, [CONTROL, *trained], args.tiny)
     rates = clock.rates(device)
     header = {"device": where(device), "rates": rates._asdict(), "options": {n: str(v) for n, v in vars(args).items()}}
-    report = Report(args.json, header)
+    report = Report(args.json, header, judges=not args.tiny)
     print(where(device))
     print(f"copy {rates.copy / 1e9:,.0f} GB/s, matrix product {rates.matmul / 1e12:,.3g} TFLOP/s", flush=True)
     if "train" in args.parts:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ class Line:
 class Report:
     """What was measured so far."""
 
-    def __init__(self, file: Path | None, header: dict[str, Any]):
-        """Args: file: written anew with every line; header: what else it says."""
-        self.file, self.lines = file, []
+    def __init__(self, file: Path | None, header: dict[str, Any], judges: bool = True):
+        """Args: file: written anew with every line; header: what else it says; judges: False for toys, of which
+        nothing is asked."""
+        self.file, self.judges = file, judges
+        self.lines: list[Line] = []
         self.header = {"machine": machine(), "versions": versions(), "command": " ".join(sys.argv)} | header
 
     def add(self, line: Line) -> None:
+        line = line if self.judges else replace(line, target="", met=None)
         self.lines.append(line)
         print(line, flush=True)
         if self.file is not None:

@@ -39,7 +39,7 @@ def test_everything_runs_as_toys(tmp_path, capsys):
     found = {(line["part"], line["model"]) for line in told["lines"]}
     served = {(part, name) for part in ("decode", "prefill") for name in configs.SERVED}
     assert found == {("train", name) for name in configs.TRAINED} | served | {("compare", HYMBA), ("compare", LLAMA)}
-    assert all(line["value"] > 0 and not line["failed"] for line in told["lines"])
+    assert all(line["value"] > 0 and not line["failed"] and line["met"] is None for line in told["lines"])
     assert all(math.isfinite(number) for line in told["lines"] for number in line["beside"].values())
     assert {"machine", "versions", "command", "rates", "options"} <= told.keys()
     assert all(name in printed for name in (*configs.TRAINED, *configs.SERVED))
@@ -93,6 +93,7 @@ def test_a_batch_that_does_not_fit_is_left_out_and_the_largest_that_does_is_comp
     assert [line["what"] for line in compared[:2]] == ["batch 2, 24 tokens"] * 2
     assert compared[2]["beside"]["x"] == pytest.approx(compared[0]["value"] / compared[1]["value"])
     assert compared[2]["note"].startswith("batches 2 and 2")
+    assert compared[2]["met"] == (compared[2]["beside"]["x"] >= 6)
 
 
 def test_kernels_are_chosen_anew_for_each_kind(monkeypatch):
