@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def poisoned():
     plain = torch.empty, torch.Tensor.new_empty
 
     def worst(tensor):
-        return tensor.fill_(torch.nan if tensor.is_floating_point() else -(2**31))
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).min)
 
     torch.empty = lambda *args, **named: worst(plain[0](*args, **named))
     torch.Tensor.new_empty = lambda *args, **named: worst(plain[1](*args, **named))  # pyright: ignore
@@ -144,8 +145,8 @@ def check_triton(device: str) -> None:
     rest = [arguments[name] for name in ("seeds", "steps", "temperature", "bitmask")]
     two = sample(F.linear(arguments["hidden"], arguments["matrix"]), *rest)
     assert torch.equal(module.sample_head(**arguments)[0], two[0]), "the same noise as in two launches"
-    module.TILES = (module.TILES[0]._replace(most_rows=4),)
-    assert torch.equal(module.sample_head(**arguments)[0], two[0]), "more rows than one launch takes"
+    with patch.object(module, "TILES", (module.TILES[0]._replace(most_rows=4),)):
+        assert torch.equal(module.sample_head(**arguments)[0], two[0]), "more rows than one launch takes"
 
 
 def test_triton_kernel_in_the_interpreter():
@@ -163,7 +164,8 @@ def test_triton_kernel_on_the_device():
 
     check_triton("cuda")
     for shape in DEVICE_SHAPES:
-        assert_same(sample_head, inputs(shape, torch.bfloat16, "cuda"), close=2e-5)
+        # Tensor cores cut sums off; rounding logits to bfloat16 would be wrong by 1e-2.
+        assert_same(sample_head, inputs(shape, torch.bfloat16, "cuda"), close=5e-4)
 
 
 @needs_cuda
