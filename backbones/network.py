@@ -72,6 +72,11 @@ class Network(nn.Module):
         """The matrix that makes logits of hidden states, `(vocab, width)`: `logits(hidden) = hidden vocabulary()'`."""
         return self.lm_head.weight  # pyright: ignore
 
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """`vocabulary()` before anything multiplies its rows, and what does, `(vocab,)` or None: kernels that scale
+        logits on their way need no scaled copy of the matrix."""
+        return self.vocabulary(), None
+
     def new_state(self, batch: int, length: int, device=None, dtype=None) -> DecodeState:
         """An empty state of static shape with room for `length` tokens a row; device and dtype default to the
         model's."""

@@ -32,6 +32,7 @@ from nlrl.kernels.rms_norm.reference import rms_norm as _rms_norm
 from nlrl.kernels.rotary.eager import rotary as _eager_rotary
 from nlrl.kernels.rotary.reference import rotary as _rotary
 from nlrl.kernels.sample.reference import sample as _sample
+from nlrl.kernels.sample_head.reference import sample_head as _sample_head
 from nlrl.kernels.selective_scan.eager import compiled as _compiled_selective_scan
 from nlrl.kernels.selective_scan.eager import selective_scan as _eager_selective_scan
 from nlrl.kernels.selective_scan.node import node as _selective_scan_node
@@ -82,6 +83,7 @@ prefix_attention = Op(
 rms_norm = Op(_rms_norm, _eager_rms_norm, triton="nlrl.kernels.rms_norm.triton:rms_norm")
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")
 sample = Op(_sample, _sample, triton="nlrl.kernels.sample.triton:sample")
+sample_head = Op(_sample_head, _sample_head, triton="nlrl.kernels.sample_head.triton:sample_head")
 selective_scan = Op(
     _selective_scan,
     _eager_selective_scan,
@@ -127,6 +129,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "sample",
+    "sample_head",
     "selective_scan",
     "ssd",
     "swiglu",

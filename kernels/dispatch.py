@@ -136,6 +136,10 @@ class Op:
             return self.node if self.node is not None and tensor.is_cuda else self.compiled
         return self._cuda if tensor.is_cuda else self.eager
 
+    def forget_choice(self) -> None:
+        """Has the next call on a CUDA device choose anew, as the first one did: the switch may have changed."""
+        self.__dict__.pop("_cuda", None)
+
     @cached_property
     def _cuda(self) -> Callable:
         return self.provider(self.choice(devices.current()).provider)

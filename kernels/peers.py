@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nlrl.kernels.causal_conv1d.reference import last_inputs, preceded
+from nlrl.kernels.sample_head.two_launches import sample_head as two_launches
 
 SSD_CHUNK = 256
 """Of mamba_ssm's kernels; the value its models use."""
@@ -75,6 +76,7 @@ def _ssd_fits(x, dt, A, B, C, position_ids, state=None, D=None, chunk=0, overwri
 
 PEERS: dict[str, dict[str, Peer]] = {
     "causal_conv1d": {"causal_conv1d": Peer("causal_conv1d", causal_conv1d, _conv_fits)},
+    "sample_head": {"two launches": Peer("triton", two_launches, lambda *args, **named: True)},
     "ssd": {"mamba_ssm": Peer("mamba_ssm", ssd, _ssd_fits)},
 }
 """By op, then by provider."""

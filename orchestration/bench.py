@@ -23,6 +23,7 @@ BENCHMARKS = {
     "load": "many actors against one engine",
     "memory": "what a run with Hugging Face models takes",
     "mirror": "what keeping a run in a store costs",
+    "models": "whole models on a GPU: training, decoding, prompts",
     "scale_bill": "what 10^9 turns need",
     "scale_costs": "what a turn costs the platform",
     "scale_simulation": "ten thousand actors, simulated",

@@ -30,6 +30,11 @@ class Graphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._works = True
 
+    @property
+    def works(self) -> bool:
+        """False once a capture has failed."""
+        return self._works
+
     def replay(self, rows: int, features: Features, steps: int) -> bool:
         """Runs steps for the first `rows` rows at least; False if it cannot: nothing has happened then."""
         if not self._works:

@@ -53,7 +53,14 @@ class Features:
     mask: bool = False
     top: bool = False
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether anything beside the draw reads logits: then a step must have them in memory."""
+        return self.filters or self.numbers or self.top
 
+
+Drawn = tuple[Tensor, Tensor]
+"""Tokens `(rows,)` int64, and their log-probabilities."""
 Ends = list[tuple[Many[Sequence], Tensor]]
 """Sequences whose prompts have been read, in groups, each with the logits behind them, `(group, vocab)` float32."""
 
@@ -93,6 +100,11 @@ class Runner:
         in_time = int(times * BURST_SECONDS / self._step_seconds) if self._step_seconds else self._burst * times
         return max(1, min(self._burst * times, in_time))
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps are CUDA graphs."""
+        return self._graphs is not None and self._graphs.works
+
     def read(self, chunks: Many[Chunk]) -> Ends:
         """Reads chunks into their rows; returns the logits behind the prompts that end there."""
         if self.cpu is not None:
@@ -108,7 +120,7 @@ class Runner:
         self.rows.set(rows, sequences)
         self.rows.column.zero_()
         part = self.rows.at(where)
-        self._draw(part, logits, features)
+        self._note(part, self._choose(part, logits, features))
         self.rows.put(where, part)
 
     def results(self, rows: np.ndarray, steps: int, features: Features) -> Download:
@@ -143,8 +155,13 @@ class Runner:
             cpu.burst(self.rows, where, self._ends, self.store.state, steps)
             return
         part = self.rows.at(where)
+
+        def draw(ids: Tensor, positions: Tensor) -> Drawn:
+            self.last_logits = logits = cpu.logits(ids, positions, where, self.store.state)
+            return self._choose(part, logits, features)
+
         for _ in range(steps):
-            self._advance(part, lambda ids, positions: cpu.logits(ids, positions, where, self.store.state), features)
+            self._advance(part, draw)
         self.rows.put(where, part)
 
     def logits_of(self, rows: Many[int]) -> Tensor:
@@ -156,30 +173,36 @@ class Runner:
     def step(self, part: Rows, state: DecodeState, features: Features) -> None:
         """Feeds every row its last token and draws the next, in place."""
 
-        def logits(ids: Tensor, positions: Tensor) -> Tensor:
-            return self.model.logits(self.model.hidden(ids[:, None], positions[:, None], state=state))[:, 0]
+        def draw(ids: Tensor, positions: Tensor) -> Drawn:
+            hidden = self.model.hidden(ids[:, None], positions[:, None], state=state)[:, 0]
+            if not features.needs_logits:
+                mask = part.allowed if features.mask else None
+                matrix, scale = self.model.head()
+                return kernels.sample_head(hidden, matrix, part.seeds, part.steps, part.temperature, mask, scale)
+            self.last_logits = logits = self.model.logits(hidden)
+            return self._choose(part, logits, features)
 
-        self._advance(part, logits, features)
+        self._advance(part, draw)
 
-    def _advance(self, part: Rows, logits_of: Callable[[Tensor, Tensor], Tensor], features: Features) -> None:
-        """Args: logits_of: `(rows, vocab)` behind each row's next token, from ids and positions `(rows,)`."""
-        logits = logits_of(part.ids, part.positions.masked_fill(part.finished, -1))
+    def _advance(self, part: Rows, draw: Callable[[Tensor, Tensor], Drawn]) -> None:
+        """Args: draw: what comes behind each row's next token, from ids and positions `(rows,)`."""
+        drawn = draw(part.ids, part.positions.masked_fill(part.finished, -1))
         part.positions.add_(~part.finished)
-        self._draw(part, logits, features)
+        self._note(part, drawn)
         part.column.add_(1)
 
-    def _draw(self, part: Rows, logits: Tensor, features: Features) -> None:
-        """Draws every row's next token from logits `(rows, vocab)` and notes it."""
-        token, logprob = self._choose(part, logits, features)
+    def _note(self, part: Rows, drawn: Drawn) -> None:
+        """Notes every row's next token."""
+        token, logprob = drawn
         part.tokens.index_copy_(1, part.column[None], token[:, None])
         part.logprobs.index_copy_(1, part.column[None], logprob[:, None].float())
         part.steps.add_(1)
         ended = (token[:, None] == self._ends).any(-1) & ~part.ignores_end
         part.finished.logical_or_(ended).logical_or_(part.steps >= part.limit)
         part.ids.copy_(token)
-        self.last_logits = logits
 
-    def _choose(self, part: Rows, logits: Tensor, features: Features) -> tuple[Tensor, Tensor]:
+    def _choose(self, part: Rows, logits: Tensor, features: Features) -> Drawn:
+        """Draws every row's next token from logits `(rows, vocab)`."""
         mask = part.allowed if features.mask else None
         if not features.filters and not features.numbers:
             if self.cpu is not None and mask is None:

@@ -157,6 +157,9 @@ class NGPTNetwork(Network):
     def vocabulary(self) -> Tensor:
         return self.lm_head.weight * self.logit_scale()[:, None]
 
+    def head(self) -> tuple[Tensor, Tensor]:
+        return self.lm_head.weight, self.logit_scale()
+
     @torch.no_grad()
     def after_step(self) -> None:
         """Puts every vector of the embedding space back onto the unit sphere."""

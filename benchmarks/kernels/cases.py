@@ -252,24 +252,44 @@ def paged_attention(
 
 
 def sample(draw: Draw, rows: int, vocabulary: int, masked: int) -> Inputs:
+    return {"logits": 3 * draw.normal(rows, vocabulary)} | _rows_that_draw(draw, rows, vocabulary, masked)
+
+
+def sample_head(draw: Draw, rows: int, width: int, vocabulary: int, masked: int = 0, scaled: int = 0) -> Inputs:
+    return {
+        "hidden": draw.normal(rows, width), "matrix": 3 * width**-0.5 * draw.normal(vocabulary, width),
+        "scale": 0.5 + draw.share(vocabulary).to(draw.dtype) if scaled else None,
+    } | _rows_that_draw(draw, rows, vocabulary, masked)  # fmt: skip
+
+
+def _rows_that_draw(draw: Draw, rows: int, vocabulary: int, masked: int) -> Inputs:
     words = -(-vocabulary // 32)
     bits = torch.randint(-(2**31), 2**31, (rows, words), generator=draw._generator, device=draw.device)
     return {
-        "logits": 3 * draw.normal(rows, vocabulary),
         "seeds": torch.arange(rows, device=draw.device) * 1_000_003,
         "steps": torch.full((rows,), 5, device=draw.device),
         "temperature": torch.ones(rows, device=draw.device),
         "bitmask": bits.to(torch.int32) if masked else None,
-    }  # fmt: skip
+    }
 
 
 def _drawn(result: Any, inputs: Inputs) -> dict[str, Tensor]:
-    """Two tokens may be equally good but for rounding, so the score of the drawn one is compared."""
+    (tokens, logprobs), logits = result, inputs["logits"]
+    return _scores(tokens, logprobs, logits.gather(1, tokens[:, None])[:, 0], logits.shape[1], inputs)
+
+
+def _drawn_from_hidden(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """The logit of a drawn token is made anew, exactly: implementations round theirs differently."""
     tokens, logprobs = result
-    at = tokens[:, None]
-    noise = gumbel_noise(inputs["seeds"], inputs["steps"], inputs["logits"].shape[1]).gather(1, at)[:, 0]
-    logit = inputs["logits"].gather(1, at)[:, 0].to(logprobs.dtype)
-    mask = inputs["bitmask"]
+    logit = (inputs["hidden"].double() * inputs["matrix"][tokens].double()).sum(1)
+    logit = logit if inputs["scale"] is None else logit * inputs["scale"][tokens].double()
+    return _scores(tokens, logprobs, logit, len(inputs["matrix"]), inputs)
+
+
+def _scores(tokens: Tensor, logprobs: Tensor, logit: Tensor, vocabulary: int, inputs: Inputs) -> dict[str, Tensor]:
+    """Two tokens may be equally good but for rounding, so the score of the drawn one is compared."""
+    at, logit, mask = tokens[:, None], logit.to(logprobs.dtype), inputs["bitmask"]
+    noise = gumbel_noise(inputs["seeds"], inputs["steps"], vocabulary).gather(1, at)[:, 0]
     allowed = torch.ones_like(tokens) if mask is None else mask.gather(1, at // 32)[:, 0] >> (tokens % 32) & 1
     return {"score": logit + noise, "normaliser": logit - logprobs, "allowed": allowed.to(logprobs.dtype)}
 
@@ -296,4 +316,5 @@ CASES: dict[str, Case] = {
     "prefix_attention": Case(prefix_attention, ("query", "key", "value", "prefix_key", "prefix_value")),
     "paged_attention": Case(paged_attention),
     "sample": Case(sample, outputs=_drawn),
+    "sample_head": Case(sample_head, outputs=_drawn_from_hidden),
 }

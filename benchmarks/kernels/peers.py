@@ -337,5 +337,6 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "paged_attention": {
         "sdpa, dense": BenchPeer("torch", dense_sdpa, lambda shape: shape["kv_heads"] == shape["v_heads"], _unpaged),
     },
+    "sample_head": {"two launches": served("sample_head", "two launches", lambda shape: True)},
 }
 """By op, then by provider."""

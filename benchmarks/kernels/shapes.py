@@ -71,6 +71,10 @@ def _paged(rows: int, context: int, heads: int, kv_heads: int, key_dim: int, v_h
     }  # fmt: skip
 
 
+def _head(rows: int, width: int, vocabulary: int, masked: int) -> dict[str, int]:
+    return {"rows": rows, "width": width, "vocabulary": vocabulary, "masked": masked}
+
+
 def _decode(shape: dict[str, int]) -> Timed:
     return Timed(shape, FORWARD, graph=True)
 
@@ -162,6 +166,14 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [_decode({"rows": 256, "vocabulary": 2048, "masked": 1})],
         "paper": [_decode({"rows": 256, "vocabulary": 32000, "masked": masked}) for masked in (0, 1)],
     },
+    "sample_head": {
+        "small": [_decode(_head(rows, 192, 1024, 1)) for rows in (64, 256)],
+        "paper": [
+            *(_decode(_head(256, width, 2048, masked)) for width in (256, 2048) for masked in (0, 1)),
+            *(_decode(_head(256, 2048, 32000, masked)) for masked in (0, 1)),
+            *(_decode(_head(rows, 1600, 32001, 0)) for rows in (1, 32)),
+        ],
+    },
 }  # fmt: skip
 
 CHECKS: dict[str, list[dict[str, Any]]] = {
@@ -209,6 +221,7 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
     ],
     "paged_attention": [_paged(3, 37, 6, 2, 24), _paged(2, 70, 8, 4, 16, 2, 32)],
     "sample": [{"rows": 5, "vocabulary": 70, "masked": 1}, {"rows": 4, "vocabulary": 1000, "masked": 0}],
+    "sample_head": [_head(5, 70, 300, 1), _head(40, 24, 200, 0) | {"scaled": 1}],
 }
 
 _SCAN_DECODE = Target(0.85, "copy", FORWARD, True)
@@ -250,5 +263,6 @@ TARGETS: dict[str, list[Target]] = {
     "prefix_attention": [Target(2.0, "flex,torch", FORWARD)],
     "paged_attention": [Target(0.80, "copy", FORWARD, True)],
     "sample": [Target(2.0, "torch", FORWARD)],
+    "sample_head": [Target(2.0, "torch", FORWARD)],
 }
 """No target is named for what the table of the operation does not ask."""

@@ -76,6 +76,16 @@ def test_a_network_is_the_same_model_without_hugging_face(name):
     assert (network.lm_head.weight is network.embed_tokens.weight) == model.config.tie_word_embeddings
 
 
+def test_head_and_vocabulary_make_its_logits(name):
+    network, hidden = lean(name)[0], torch.randn(3, lean(name)[0].config.hidden_size)
+    matrix, scale = network.head()
+    with torch.no_grad():
+        scaled = hidden @ matrix.T * (1 if scale is None else scale)
+        for logits in (scaled, hidden @ network.vocabulary().T):
+            torch.testing.assert_close(logits, network.logits(hidden), rtol=1e-4, atol=1e-4)
+    assert matrix.data_ptr() == network.lm_head.weight.data_ptr(), "no copy a step"
+
+
 def test_its_configuration_says_the_same(name):
     config, full = lean(name)[0].config, whole(name)[0].config
     assert {field: getattr(full, field) for field in vars(config)} == vars(config)

@@ -397,6 +397,24 @@ def test_requests_that_cannot_be_obeyed_are_refused_at_once(request_, words, eng
         engine_of().submit(request_)
 
 
+def test_steps_keep_logits_only_for_those_who_read_them(monkeypatch, tokenizer, engine_of):
+    from nlrl import kernels
+
+    model, draws, plain = make_model("ngpt", tokenizer), [], kernels.sample_head
+
+    def sample_head(hidden, matrix, seeds, steps, temperature, bitmask=None, scale=None):
+        draws.append(bitmask is not None)
+        return plain(hidden, matrix, seeds, steps, temperature, bitmask, scale)
+
+    monkeypatch.setattr("nlrl.backbones.engine.runner.kernels.sample_head", sample_head)
+    engine = engine_of(model, compiled_cpu=False, burst=1)
+    bound = Constraint("regex", "[a-h ]{9,}")
+    for settings, wanted in (({}, [False] * 5), ({"constraint": bound}, [True] * 5), ({"top_k": 3}, [])):
+        draws.clear()
+        engine.generate([Request(tokens=(4, 5), sampling=Sampling(max_tokens=6, ignore_end=True, **settings))])
+        assert draws == wanted, settings
+
+
 class Replay:
     """A graph that is not captured but run."""
 
