@@ -1,7 +1,7 @@
 """The programs of `triton`; formulas in `reference`.
 
-1. `forward`: a program owns some queries of one head, those of both maps. A tile of keys and one of values are read
-   once for both, and what is gated is subtracted before the one store.
+1. `forward`: a program owns some queries of one head, both maps' below each other in one tile, as both read the same
+   keys and values: the loop is that of plain attention. What is gated is subtracted before the one store.
 2. `prepare`: d1 and e2, row by row.
 3. `key_gradients`: a program owns some keys of one key head and runs over the queries that see them, of all heads of
    the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
@@ -39,20 +39,17 @@ def _scores(q, k, row, key, start, scale, masked: tl.constexpr):
 
 @triton.jit
 def _read(
-    y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, end, time, k_row, v_row, scale,
+    y, peak, total, q, k_ptr, v_ptr, query, start, first, end, time, k_row, v_row, scale,
     D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     for n in range(first, end, block_n):
         key = n + tl.arange(0, block_n)
         k = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, time, D, block_d, masked)
-        s1 = _scores(q1, k, row, key, start, scale, masked)
-        s2 = _scores(q2, k, row, key, start, scale, masked)
-        w1, shrink1, peak1, total1 = online_softmax(s1, peak1, total1)
-        w2, shrink2, peak2, total2 = online_softmax(s2, peak2, total2)
-        y1 = dot(w1.to(v.dtype), v, y1 * shrink1[:, None])
-        y2 = dot(w2.to(v.dtype), v, y2 * shrink2[:, None])
-    return y1, y2, peak1, peak2, total1, total2
+        s = _scores(q, k, query, key, start, scale, masked)
+        w, shrink, peak, total = online_softmax(s, peak, total)
+        y = dot(w.to(v.dtype), v, y * shrink[:, None])
+    return y, peak, total
 
 
 @triton.jit
@@ -64,46 +61,46 @@ def forward(
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m  # the longest first
-    row = m + tl.arange(0, block_m)
-    start = tl.zeros((block_m,), tl.int32)
+    line, column = tl.arange(0, 2 * block_m), tl.arange(0, block_d)
+    which, query = line // block_m, m + line % block_m
+    inside = query < time
+    start = tl.zeros((2 * block_m,), tl.int32)
     if packed:
-        start = tl.load(starts_ptr + batch * time + row, mask=row < time, other=0)
+        start = tl.load(starts_ptr + batch * time + query, mask=inside, other=0)
     q_ptr += batch * q_batch + 2 * head * q_head
     k_ptr += batch * k_batch + (head // group) * k_head
     v_ptr += batch * v_batch + (head // group) * v_head
-    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
-    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
-    y1 = tl.zeros((block_m, block_d), tl.float32)
-    y2 = tl.zeros((block_m, block_d), tl.float32)
-    peak1, peak2 = tl.full((block_m,), LOWEST, tl.float32), tl.full((block_m,), LOWEST, tl.float32)
-    total1, total2 = tl.zeros((block_m,), tl.float32), tl.zeros((block_m,), tl.float32)
+    there = inside[:, None] & (column < D)[None, :]
+    q = tl.load(q_ptr + (query * q_row + which * q_head)[:, None] + column[None, :], mask=there, other=0.0)
+    y = tl.zeros((2 * block_m, block_d), tl.float32)
+    peak, total = tl.full((2 * block_m,), LOWEST, tl.float32), tl.zeros((2 * block_m,), tl.float32)
     scale = scale * LOG2_E
-    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    first, full, diagonal, end = key_span(start, query, m, time, block_m, block_n, packed)
     if packed:
-        y1, y2, peak1, peak2, total1, total2 = _read(
-            y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row,
-            scale, D, block_d, block_n, True,
+        y, peak, total = _read(
+            y, peak, total, q, k_ptr, v_ptr, query, start, first, full, time, k_row, v_row, scale,
+            D, block_d, block_n, True,
         )  # fmt: skip
-    y1, y2, peak1, peak2, total1, total2 = _read(
-        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row,
-        scale, D, block_d, block_n, False,
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, query, start, full, diagonal, time, k_row, v_row, scale,
+        D, block_d, block_n, False,
     )  # fmt: skip
-    y1, y2, peak1, peak2, total1, total2 = _read(
-        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time,
-        k_row, v_row, scale, D, block_d, block_n, True,
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, query, start, tl.maximum(diagonal, first), end, time, k_row, v_row, scale,
+        D, block_d, block_n, True,
     )  # fmt: skip
-    inside = row < time
-    total1, total2 = tl.where(inside, total1, 1.0), tl.where(inside, total2, 1.0)
-    gate = tl.load(gate_ptr + (batch * time + row) * heads + head, mask=inside, other=0.0).to(tl.float32)
-    o2 = y2 / total2[:, None]
-    y = y1 / total1[:, None] - gate[:, None] * o2
+    total = tl.where(inside, total, 1.0)
+    y = y / total[:, None]
+    gate = tl.load(gate_ptr + (batch * time + query) * heads + head, mask=inside, other=0.0).to(tl.float32)
     at = (batch * time * heads + head) * D
-    store_tile(y_ptr + at, row, heads * D, time, y, D, block_d)
     if keep:
-        store_tile(o2_ptr + at, row, heads * D, time, o2, D, block_d)
-        lse_ptr += (batch * heads + head) * 2 * time + row
-        tl.store(lse_ptr, peak1 + tl.log2(total1), mask=inside)
-        tl.store(lse_ptr + time, peak2 + tl.log2(total2), mask=inside)
+        o2_at = o2_ptr + at + (query * heads * D)[:, None] + column[None, :]
+        tl.store(o2_at, y.to(o2_ptr.dtype.element_ty), mask=there & (which == 1)[:, None])
+        lse_at = lse_ptr + ((batch * heads + head) * 2 + which) * time + query
+        tl.store(lse_at, peak + tl.log2(total), mask=inside)
+    y = y * tl.where(which == 1, -gate, 1.0)[:, None]
+    difference = tl.sum(tl.reshape(y, (2, block_m, block_d)), 0)
+    store_tile(y_ptr + at, m + tl.arange(0, block_m), heads * D, time, difference, D, block_d)
 
 
 @triton.jit
