@@ -21,12 +21,13 @@ PREPARE_VALUES = 8192
 
 
 TILES = {
-    "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(64, 64, 8, 2)},
-    "key_gradients": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 64, 8, 2)},
-    "query_gradients": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 32, 8, 2)},
+    "forward": {64: Tiles(64, 64, 8, 3), 128: Tiles(64, 64, 8, 3)},
+    "key_gradients": {64: Tiles(32, 64, 4, 3), 128: Tiles(32, 128, 8, 2)},
+    "query_gradients": {64: Tiles(64, 32, 4, 3), 128: Tiles(128, 32, 8, 3)},
 }
-"""Program -> width of queries -> launch, where values have 2 bytes; by the budgets of `diff_attention.triton`, with
-half the values to hold."""
+"""Program -> width of queries -> launch, where values have 2 bytes. Four warps multiply 64 rows of a tile at once: more
+warps than that share rows, and each product's factors go through shared memory. Rows are both maps' queries in
+`forward`, keys in `key_gradients`, queries in `query_gradients`."""
 FLOAT32_TILES = {program: {64: Tiles(32, 32, 8, 1)} for program in TILES}
 """float32 has twice the bytes, and a product needs three pairs of factors."""
 
@@ -68,23 +69,25 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     (batch, time, heads, width), dy = dy.shape, dy.contiguous()
     query, key, value = even(query), even(key), even(value)
     dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
-    delta = torch.empty_like(lse)
+    numbers = lse.new_empty((batch, heads, 4, time))
+    dgate = torch.empty_like(gate)
     strides, where, scale = strides_of(query, key, value), pointer(starts, lse), width**-0.5
     ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
         tile = max(16, PREPARE_VALUES // block_of(width))
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
-            dy, y, o2, gate, delta, time, heads, D=width, block_d=block_of(width), tile=tile, num_warps=8
-        )
+            dy, y, o2, gate, lse, numbers, dgate, time, heads, scale, D=width, block_d=block_of(width), tile=tile,
+            num_warps=8,
+        )  # fmt: skip
         launch = _launch("key_gradients", query, key, starts)
         programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
-            query, key, value, gate, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
+            query, key, value, gate, where, ends, dy, numbers, dkey, dvalue, time, heads, *strides, scale, **launch
         )
         launch = _launch("query_gradients", query, key, starts)
         programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, gate, where, dy, lse, delta, dquery, time, heads, *strides, scale, **launch
+            query, key, value, gate, where, dy, numbers, dquery, time, heads, *strides, scale, **launch
         )
-    return dquery, dkey, dvalue, -delta[:, :, 1].transpose(1, 2).to(gate.dtype)
+    return dquery, dkey, dvalue, dgate
 
 
 def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> dict[str, int]:

@@ -53,9 +53,9 @@ def _read(
         key = n + tl.arange(0, block_n)
         k = load_tile(k_ptr, key, k_row, keys, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, keys, V, block_v, masked)
-        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32)) * scale
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32))
         s = _seen(s, row[:, None], key[None, :], start[:, None], keys, masked, causal)
-        w, shrink, peak, total = online_softmax(s, peak, total)
+        w, shrink, peak, total = online_softmax(s, peak, total, scale)
         y = dot(w.to(v.dtype), v, y * shrink[:, None])
     return y, peak, total
 
