@@ -83,37 +83,38 @@ def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, o
     """The gradients of query, key, value, lambda_ and weight."""
     (batch, time, heads), width = dy.shape[:3], query.shape[3]
     query, key, value = even(query), even(key), even(value)
-    do, delta, dweight = _prepare(dy.contiguous(), o, o2, lambda_, weight, width, output_scale, eps)
+    do, numbers, dweight, dlambda = _prepare(dy.contiguous(), o, o2, lse, lambda_, weight, width, output_scale, eps)
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
     strides, where = strides_of(query, key, value), pointer(starts, lambda_)
     ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
         launch = _launch("key_gradients", query, value, starts)
         programs.key_gradients[(batch * value.shape[2], triton.cdiv(time, launch["block_n"]))](
-            query, key, value, lambda_, where, ends, do, lse, delta, dkey, dvalue, time, heads,
+            query, key, value, lambda_, where, ends, do, numbers, dkey, dvalue, time, heads,
             *strides, width**-0.5, **launch,
         )  # fmt: skip
         launch = _launch("query_gradients", query, value, starts)
         programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, lambda_, where, do, lse, delta, dquery, time, heads,
+            query, key, value, lambda_, where, do, numbers, dquery, time, heads,
             *strides, width**-0.5, **launch,
         )  # fmt: skip
-    return dquery, dkey, dvalue, -delta[:, :, 1].sum(), dweight
+    return dquery, dkey, dvalue, dlambda, dweight
 
 
-def _prepare(dy, o, o2, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """dO; d1 and d2, `(batch, heads, 2, time)`; dw, its parts added in a fixed order."""
+def _prepare(dy, o, o2, lse, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, ...]:
+    """dO; what the gradients' programs need of each query, `(batch, heads, 4, time)`; dw and dlambda, their parts added
+    in a fixed order."""
     (batch, time, heads), block_d = dy.shape[:3], block_of(width)
     tile = max(16, PREPARE_VALUES // (2 * block_d))
     grid = batch * heads, triton.cdiv(time, tile)
-    do, delta = torch.empty_like(o), o.new_empty((batch, heads, 2, time), dtype=torch.float32)
-    dweight = weight.new_empty((grid[0] * grid[1], 2 * width))
+    do, numbers = torch.empty_like(o), lse.new_empty((batch, heads, 4, time))
+    dweight, dlambda = weight.new_empty((grid[0] * grid[1], 2 * width)), lambda_.new_empty(grid)
     with torch.cuda.device_of(o):
         programs.prepare[grid](
-            dy, o, o2, lambda_, weight, do, delta, dweight, time, heads, output_scale, eps,
-            D=width, block_d=block_d, tile=tile, num_warps=8,
+            dy, o, o2, lambda_, weight, lse, do, numbers, dweight, dlambda, time, heads, output_scale, eps,
+            width**-0.5, D=width, block_d=block_d, tile=tile, num_warps=8,
         )  # fmt: skip
-    return do, delta, dweight.sum(0)
+    return do, numbers, dweight.sum(0), dlambda.sum()
 
 
 def _launch(program: str, query: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
