@@ -11,8 +11,8 @@
    the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
 4. `query_gradients`: a program owns some queries of one head and runs over keys.
 
-3 and 4 both compute scores and dP: 28 d FLOPs instead of 20 d, but no atomic additions, so equal inputs give equal
-bits, and dQ needs no memory in float32.
+3 and 4 both compute scores and dP: 28 d FLOPs instead of 20 d (32 d at d = 128, where dK and dV are two launches of 3),
+but no atomic additions, so equal inputs give equal bits, and dQ needs no memory in float32.
 
 A tile of scores without a mask takes fewer instructions, so loops have parts: a mask is applied where the diagonal, the
 edge of a document or the end of a row is; never between them.
@@ -166,7 +166,7 @@ def prepare(
 def _to_keys(
     dk1, dk2, dv, k1, k2, v, q_ptr, do_ptr, numbers_ptr, starts_ptr, key, lambda_, first, near, second, tiles, time,
     heads, q_row, q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr,
-    packed: tl.constexpr, masked: tl.constexpr,
+    packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     # For each head of the group: `near` tiles of queries from `first` on, then others from `second` on, `tiles` in all.
     for step in range(0, group * tiles):
@@ -180,8 +180,6 @@ def _to_keys(
         inside, numbers = row < time, numbers_ptr + 4 * i * time + row
         base1 = tl.load(numbers, mask=inside, other=float("-inf"))
         base2 = tl.load(numbers + time, mask=inside, other=float("-inf"))
-        minus_d1 = tl.load(numbers + 2 * time, mask=inside, other=0.0)
-        d1_minus_d2 = tl.load(numbers + 3 * time, mask=inside, other=0.0)
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked:
             start = tl.load(starts_ptr + row, mask=inside, other=0)
@@ -189,10 +187,14 @@ def _to_keys(
         s1 = masked_score(s1, row[None, :], key[:, None], start[None, :], masked)
         s2 = masked_score(s2, row[None, :], key[:, None], start[None, :], masked)
         p1, p2 = tl.exp2(s1 * scale), tl.exp2(s2 * scale)
-        dp = dot_onto(v, tl.trans(do), minus_d1)
-        dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
-        dk1 = dot((p1 * dp).to(q1.dtype), q1, dk1)
-        dk2 = dot((p2 * (dp + d1_minus_d2[None, :])).to(q2.dtype), q2, dk2)
+        if values:
+            dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
+        if keys:
+            minus_d1 = tl.load(numbers + 2 * time, mask=inside, other=0.0)
+            d1_minus_d2 = tl.load(numbers + 3 * time, mask=inside, other=0.0)
+            dp = dot_onto(v, tl.trans(do), minus_d1)
+            dk1 = dot((p1 * dp).to(q1.dtype), q1, dk1)
+            dk2 = dot((p2 * (dp + d1_minus_d2[None, :])).to(q2.dtype), q2, dk2)
     return dk1, dk2, dv
 
 
@@ -201,7 +203,7 @@ def key_gradients(
     q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, ends_ptr, do_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
-    packed: tl.constexpr,
+    packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr,
 ):  # fmt: skip
     kv_heads = heads // group
     batch, kv_head = (tl.program_id(0) // kv_heads).to(tl.int64), tl.program_id(0) % kv_heads
@@ -223,18 +225,18 @@ def key_gradients(
     starts_ptr += batch * time
     dk1, dk2, dv = _to_keys(
         dk1, dk2, dv, k1, k2, v, q, do, numbers, starts_ptr, key, lambda_, first, near, full, near + far, time, heads,
-        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, True,
+        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, keys, values, True,
     )  # fmt: skip
     dk1, dk2, dv = _to_keys(
         dk1, dk2, dv, k1, k2, v, q, do, numbers, starts_ptr, key, lambda_, below, whole, below, whole, time, heads,
-        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, False,
+        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, keys, values, False,
     )  # fmt: skip
-    dk_ptr += (batch * time * kv_heads + kv_head) * 2 * D
-    store_tile(dk_ptr, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
-    store_tile(dk_ptr + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
-    store_tile(
-        dv_ptr + (batch * time * kv_heads + kv_head) * 2 * D, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d
-    )
+    at = (batch * time * kv_heads + kv_head) * 2 * D
+    if keys:
+        store_tile(dk_ptr + at, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
+        store_tile(dk_ptr + at + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
+    if values:
+        store_tile(dv_ptr + at, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d)
 
 
 @triton.jit

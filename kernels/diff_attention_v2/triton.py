@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
+from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
 from nlrl.kernels.diff_attention_v2 import triton_programs as programs
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
 
@@ -28,6 +28,15 @@ TILES = {
 """Program -> width of queries -> launch, where values have 2 bytes. Four warps multiply 64 rows of a tile at once: more
 warps than that share rows, and each product's factors go through shared memory. Rows are both maps' queries in
 `forward`, keys in `key_gradients`, queries in `query_gradients`."""
+CANDIDATES = candidates(
+    forward_64="64x64:8:3 64x64:4:3 64x128:8:3 128x64:8:3 64x64:8:2",
+    forward_128="64x64:8:3 64x64:8:2 32x64:4:3 32x64:4:2 64x128:8:2 32x128:4:2",
+    key_gradients_64="32x64:4:3 32x64:4:2 64x64:4:2 32x128:8:3 64x128:8:2",
+    key_gradients_128="32x128:8:2 32x64:4:2 32x128:8:3 16x64:4:3",
+    query_gradients_64="64x32:4:3 64x64:4:3 128x64:8:3 128x32:8:3",
+    query_gradients_128="128x32:8:3 64x32:4:2 64x32:4:3 128x32:8:2",
+)
+"""Compiled for a Hopper, their loops spill no register."""
 FLOAT32_TILES = {program: {64: Tiles(32, 32, 8, 1)} for program in TILES}
 """float32 has twice the bytes, and a product needs three pairs of factors."""
 
@@ -92,8 +101,12 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
 
 def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> dict[str, int]:
     width, block_d = query.shape[3], block_of(query.shape[3])
-    table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
-    tiles = table[max(64, block_d)].within(query.shape[1])
+    most = max(64, block_d)
+    if query.dtype == torch.float32:
+        tiles = FLOAT32_TILES[program][most]
+    else:
+        tiles = tiles_of("diff_attention_v2", program, most, TILES[program][most])
+    tiles = tiles.within(query.shape[1])
     shape = {"group": query.shape[2] // 2 // key.shape[2], "D": width, "block_d": block_d}
     return tiles._asdict() | shape | {"packed": starts is not None}
 
