@@ -73,7 +73,7 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
     (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
     query, key, value, dy = even(query), even(key), even(value), dy.contiguous()
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
-    delta = torch.empty_like(lse)
+    numbers = lse.new_empty((batch, heads, 2, time))
     prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
     strides, where = strides_of(query, key, value), pointer(starts, lse)
     ends = where if starts is None else ends_of(starts)
@@ -81,21 +81,21 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
         block_v = block_of(value_dim)
         tile = max(16, PREPARE_VALUES // block_v)
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
-            dy, y, delta, time, heads, V=value_dim, block_v=block_v, tile=tile, num_warps=8
+            dy, y, lse, numbers, time, heads, scale, V=value_dim, block_v=block_v, tile=tile, num_warps=8
         )
         launch = _launch("key_gradients", query, key, value, starts)
         programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
-            query, key, value, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
+            query, key, value, where, ends, dy, numbers, dkey, dvalue, time, heads, *strides, scale, **launch
         )
         launch = _launch("query_gradients", query, key, value, starts)
         programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, *prefix, where, dy, lse, delta, dquery, time, heads, _length(prefix_key), *strides,
+            query, key, value, *prefix, where, dy, numbers, dquery, time, heads, _length(prefix_key), *strides,
             scale, **launch,
         )  # fmt: skip
-    return dquery, dkey, dvalue, *_prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta)
+    return dquery, dkey, dvalue, *_prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers)
 
 
-def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta):
+def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers):
     """Of the prefix's keys and values; None where there is no prefix."""
     length = _length(prefix_key)
     if not length:
@@ -110,7 +110,7 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delt
     dkey, dvalue = (torch.empty((batch * parts, *part.shape), **wide) for part in (prefix_key, prefix_value))
     with torch.cuda.device_of(query):
         programs.prefix_gradients[(kv_heads, tiles, batch * parts)](
-            query, *_prefix(prefix_key, prefix_value, dy), dy, lse, delta, dkey, dvalue, time, heads, length, share,
+            query, *_prefix(prefix_key, prefix_value, dy), dy, numbers, dkey, dvalue, time, heads, length, share,
             parts, *query.stride()[:3], query.shape[3] ** -0.5, **launch,
         )  # fmt: skip
     return dkey.sum(0).to(prefix_key.dtype), dvalue.sum(0).to(prefix_value.dtype)
