@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
+from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
 from nlrl.kernels.prefix_attention import triton_programs as programs
 from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
 
@@ -22,18 +22,26 @@ PROGRAMS = 264
 """Of `prefix_gradients`, at least, if there are so many tiles of queries: two for each processor of a Hopper."""
 
 
-# For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor:
+# For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor.
+# Four warps multiply 64 rows of a tile at once, so a tile has 16 rows a warp; sums take at most half the registers.
 # forward: 128 x 128 float32 of y are 64 registers a thread with 8 warps, scores of 128 x 64 another 32; 16 KB of
 #   queries, 24 KB a stage of keys and values.
-# key_gradients: dK and dV of 64 keys are 64 x 192 float32, 48 registers, two tiles of 64 x 64 another 32.
+# key_gradients: dK and dV of 128 keys are 128 x 192 float32, 96 registers, two tiles of 128 x 64 another 64.
 # query_gradients: dQ of 128 queries is 32 registers, two tiles of 128 x 64 another 64; 48 KB of queries and dy.
 TILES = {
-    "forward": Tiles(128, 64, 8, 3),
-    "key_gradients": Tiles(64, 64, 8, 2),
-    "query_gradients": Tiles(128, 64, 8, 2),
-    "prefix_gradients": Tiles(64, 64, 8, 2),
+    "forward": {192: Tiles(128, 64, 8, 3), 384: Tiles(128, 64, 8, 2)},
+    "key_gradients": {192: Tiles(64, 128, 8, 2), 256: Tiles(32, 128, 8, 2), 384: Tiles(32, 64, 8, 2)},
+    "query_gradients": {192: Tiles(64, 64, 4, 2), 384: Tiles(128, 32, 8, 2)},
+    "prefix_gradients": {192: Tiles(64, 128, 8, 2), 256: Tiles(32, 128, 8, 2), 384: Tiles(32, 64, 8, 2)},
 }
-"""Program -> launch, where values have 2 bytes."""
+"""Program -> width of queries and values together, at most -> launch, where values have 2 bytes."""
+CANDIDATES = candidates(
+    forward_192="128x64:8:3 128x64:8:2 64x64:4:3 128x128:8:2 128x32:8:3",
+    key_gradients_192="64x128:8:2 32x128:8:3 64x64:4:2 32x64:4:3",
+    query_gradients_192="64x64:4:2 64x64:4:3 128x64:8:2 128x64:8:3",
+    prefix_gradients_192="64x128:8:2 32x128:8:3 64x64:4:2 32x64:4:3",
+)
+"""Compiled for a Hopper, their loops spill no register."""
 FLOAT32_TILES = {program: Tiles(32, 32, 8, 1) for program in TILES}
 """float32 has twice the bytes, and a product needs three pairs of factors."""
 
@@ -117,8 +125,13 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers):
 
 
 def _launch(program: str, query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
-    table = FLOAT32_TILES if query.dtype == torch.float32 else TILES
-    tiles = table[program].within(query.shape[1])
+    if query.dtype == torch.float32:
+        tiles = FLOAT32_TILES[program]
+    else:
+        width = block_of(query.shape[3]) + block_of(value.shape[3])
+        most = min(each for each in TILES[program] if each >= width)
+        tiles = tiles_of("prefix_attention", program, most, TILES[program][most])
+    tiles = tiles.within(query.shape[1])
     sizes = {"D": query.shape[3], "block_d": block_of(query.shape[3])}
     sizes |= {"V": value.shape[3], "block_v": block_of(value.shape[3])}
     return tiles._asdict() | sizes | {"group": query.shape[2] // key.shape[2], "packed": starts is not None}
