@@ -1,8 +1,9 @@
 """Launch configurations as data: which one a program gets, and how others are tried.
 
-A kernel asks `choose` for the numbers of a launch, by its op and a key of its own ("forward/128"). It gets what is being
-tried, else what `devices/<gpu>.json` has under `launch`, else the default it brings. Whoever tunes sees what a call asks
-for (`asked`) and puts others in its place (`trying`). A module lists what is worth a try as `CANDIDATES`, by key.
+A kernel asks `choose` for the numbers of a launch, by its op and a key of its own ("forward/128"). It gets what is
+being tried, else what `devices/<gpu>.json` has under `launch`, else the default it brings. Whoever tunes sees what a
+call asks for (`asked`) and puts others in its place (`trying`). A module lists what is worth a try as `CANDIDATES`, by
+key.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ PREPARE_VALUES = 8192
 # memory. Four warps multiply 64 rows of a tile at once: more warps than that share rows, and each product's factors go
 # through shared memory, so a tile has 16 rows a warp. Sums in float32 should then take no more than half the registers.
 # forward: the sums of one map, 128 x 128 at d = 64, are 64 registers a thread, at d = 128 they are 128.
-# key_gradients: dK1, dK2 and dV of 128 keys are 128 registers at d = 64. At d = 128 they would be 256, so one launch has
-#   dK1 and dK2 and another dV, 128 each, and both compute the scores: 20 d FLOPs instead of 16 d.
+# key_gradients: dK1, dK2 and dV of 128 keys are 128 registers at d = 64. At d = 128 they would be 256, so one launch
+#   has dK1 and dK2 and another dV, 128 each, and both compute the scores: 20 d FLOPs instead of 16 d.
 # query_gradients: dQ1 and dQ2 of 128 queries are 128 registers at d = 128, with 128 KB of queries and dO.
 TILES = {
     "forward": {32: Tiles(128, 64, 8, 3), 64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 2)},
