@@ -324,7 +324,9 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "diff_attention": {
         name: BenchPeer("torch", call, lambda shape: not shape.get("documents"), attention.maps, attention.joined_maps)
         for name, call in (("2 x sdpa", attention.two_sdpa), ("2 x flex", attention.two_flex))
-    },
+    }
+    | {"composed": served("diff_attention", "composed", _whole)},
+    "diff_attention_v2": {"composed": served("diff_attention_v2", "composed", _whole)},
     "prefix_attention": {
         "flex": BenchPeer(
             "torch",

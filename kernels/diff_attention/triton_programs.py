@@ -152,9 +152,10 @@ def prepare(
     inside = row < time
     lse_ptr += (batch * heads + head) * 2 * time + row
     numbers_ptr += (batch * heads + head) * 4 * time + row
-    for i in tl.static_range(2):
-        base = tl.load(lse_ptr + i * time, mask=inside, other=0.0) / (-scale * LOG2_E)
-        tl.store(numbers_ptr + i * time, base, mask=inside)
+    lse1 = tl.load(lse_ptr, mask=inside, other=0.0)
+    lse2 = tl.load(lse_ptr + time, mask=inside, other=0.0)
+    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=inside)
+    tl.store(numbers_ptr + time, lse2 / (-scale * LOG2_E), mask=inside)
     tl.store(numbers_ptr + 2 * time, -first, mask=inside)
     tl.store(numbers_ptr + 3 * time, first - second, mask=inside)
     part = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)

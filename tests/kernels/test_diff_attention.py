@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("y", "dquery", "dkey", "dvalue", "dlambda", "dweight")
@@ -193,6 +194,15 @@ def check_what_differs(diff_attention, device: str) -> None:
     assert all(part.isfinite().all() for part in found)
 
 
+def check_composed(device: str) -> None:
+    """PyTorch's attention with our passes before and behind it."""
+    from nlrl.kernels.diff_attention.composed import diff_attention
+
+    for dtype in (torch.float32,) if device == "cpu" else (torch.float16, torch.bfloat16):
+        for shape in (Shape(2, 37, 4, 2, 24), Shape(1, 50, 2, 2, 64), Shape(2, 33, 1, 1, 128)):
+            assert_as_exact(diff_attention, shape, dtype, device)
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.diff_attention.triton import diff_attention
@@ -206,6 +216,16 @@ def check_triton(device: str) -> None:
     check_small_tiles(device)
     check_what_differs(diff_attention, device)
     check_node(device)
+    check_composed(device)
+
+
+def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
+    pytest.importorskip("triton")
+    peer, shape = PEERS["diff_attention"]["composed"], SHAPES[1]
+    *arguments, _ = inputs(shape, torch.bfloat16)
+    assert peer.fits(*arguments)
+    assert not peer.fits(*arguments, starts=document_starts(shape))
+    assert not peer.fits(*inputs(shape)[:-1])
 
 
 def test_triton_kernels_in_the_interpreter():

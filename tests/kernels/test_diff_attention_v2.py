@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("y", "dquery", "dkey", "dvalue", "dgate")
@@ -114,6 +115,15 @@ def test_a_compiled_call_is_the_same():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def check_composed(device: str) -> None:
+    """PyTorch's attention with our passes before and behind it."""
+    from nlrl.kernels.diff_attention_v2.composed import diff_attention_v2
+
+    for dtype in (torch.float32,) if device == "cpu" else (torch.float16, torch.bfloat16):
+        for shape in (Shape(2, 37, 4, 2, 24), Shape(1, 50, 2, 2, 64), Shape(2, 33, 1, 1, 128)):
+            assert_as_exact(diff_attention_v2, shape, dtype, device)
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.diff_attention_v2 import triton as module
@@ -135,6 +145,16 @@ def check_triton(device: str) -> None:
     torch.testing.assert_close(function(*arguments), kernels.diff_attention_v2.reference(*arguments))
     none = [part[:0].float() for part in arguments]
     assert function(*none).shape == (0, 37, 2, 16)
+    check_composed(device)
+
+
+def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
+    pytest.importorskip("triton")
+    peer, shape = PEERS["diff_attention_v2"]["composed"], SHAPES[1]
+    *arguments, _ = inputs(shape, torch.bfloat16)
+    assert peer.fits(*arguments)
+    assert not peer.fits(*arguments, starts=document_starts(shape))
+    assert not peer.fits(*inputs(shape)[:-1])
 
 
 def test_triton_kernels_in_the_interpreter():
