@@ -250,10 +250,11 @@ def _to_queries(
         k1 = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
         k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
-        p1 = tl.exp2(_scores(q1, k1, row, key, start, masked) * scale + base1[:, None])
-        p2 = tl.exp2(_scores(q2, k2, row, key, start, masked) * scale + base2[:, None])
+        # One map after the other: registers hold one's scores.
         dp = dot(do, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
+        p1 = tl.exp2(_scores(q1, k1, row, key, start, masked) * scale + base1[:, None])
         dq1 = dot((p1 * (dp - d1[:, None])).to(k1.dtype), k1, dq1)
+        p2 = tl.exp2(_scores(q2, k2, row, key, start, masked) * scale + base2[:, None])
         dq2 = dot((p2 * (dp - d2[:, None])).to(k2.dtype), k2, dq2)
     return dq1, dq2
 

@@ -23,7 +23,7 @@ PREPARE_VALUES = 8192
 TILES = {
     "forward": {64: Tiles(64, 64, 8, 3), 128: Tiles(64, 64, 8, 3)},
     "key_gradients": {64: Tiles(32, 64, 4, 3), 128: Tiles(32, 128, 8, 2)},
-    "query_gradients": {64: Tiles(64, 32, 4, 3), 128: Tiles(128, 32, 8, 3)},
+    "query_gradients": {64: Tiles(64, 32, 4, 3), 128: Tiles(128, 64, 8, 2)},
 }
 """Program -> width of queries -> launch, where values have 2 bytes. Four warps multiply 64 rows of a tile at once: more
 warps than that share rows, and each product's factors go through shared memory. Rows are both maps' queries in
@@ -34,7 +34,7 @@ CANDIDATES = candidates(
     key_gradients_64="32x64:4:3 32x64:4:2 64x64:4:2 32x128:8:3 64x128:8:2",
     key_gradients_128="32x128:8:2 32x64:4:2 32x128:8:3 16x64:4:3",
     query_gradients_64="64x32:4:3 64x64:4:3 128x64:8:3 128x32:8:3",
-    query_gradients_128="128x32:8:3 64x32:4:2 64x32:4:3 128x32:8:2",
+    query_gradients_128="128x64:8:2 128x32:8:3 64x32:4:2 64x32:4:3",
 )
 """Compiled for a Hopper, their loops spill no register."""
 FLOAT32_TILES = {program: {64: Tiles(32, 32, 8, 1)} for program in TILES}

@@ -211,10 +211,11 @@ def _to_queries(
         key = n + tl.arange(0, block_n)
         k = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, time, D, block_d, masked)
-        p1 = tl.exp2(_scores(q1, k, row, key, start, masked) * scale + base1[:, None])
-        p2 = tl.exp2(_scores(q2, k, row, key, start, masked) * scale + base2[:, None])
+        # One map after the other: registers hold one's scores.
         dp = dot(dy, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
+        p1 = tl.exp2(_scores(q1, k, row, key, start, masked) * scale + base1[:, None])
         dq1 = dot((p1 * (dp - d1[:, None])).to(k.dtype), k, dq1)
+        p2 = tl.exp2(_scores(q2, k, row, key, start, masked) * scale + base2[:, None])
         dq2 = dot((p2 * (e2[:, None] - dp)).to(k.dtype), k, dq2)
     return dq1, dq2
 
