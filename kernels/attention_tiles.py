@@ -99,6 +99,17 @@ def query_span(ends_ptr, n, time, block_m: tl.constexpr, block_n: tl.constexpr, 
 
 
 @triton.jit
+def query_tile(step, first, near, second, tiles, group: tl.constexpr, block_m: tl.constexpr):
+    # Of a loop over `near` tiles from `first` on and others from `second` on, `tiles` in all, for each head of a group:
+    # which head a step has, and where its tile begins.
+    head, tile = 0 * step, step
+    if group > 1:
+        head = step // tl.maximum(tiles, 1)
+        tile = step - head * tiles
+    return head, tl.where(tile < near, first + tile * block_m, second + (tile - near) * block_m)
+
+
+@triton.jit
 def masked_score(score, query, key, start, masked: tl.constexpr):
     # query, key and start broadcast to the score's shape.
     if masked:

@@ -36,6 +36,7 @@ from nlrl.kernels.attention_tiles import (
     masked_score,
     online_softmax,
     query_span,
+    query_tile,
     store_tile,
 )
 
@@ -169,11 +170,8 @@ def _to_keys(
     heads, q_row, q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr,
     packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
-    # For each head of the group: `near` tiles of queries from `first` on, then others from `second` on, `tiles` in all.
     for step in range(0, group * tiles):
-        i = step // tl.maximum(tiles, 1)
-        tile = step - i * tiles
-        m = tl.where(tile < near, first + tile * block_m, second + (tile - near) * block_m)
+        i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
         q1 = load_tile(q_ptr + 2 * i * q_head, row, q_row, time, D, block_d, masked)
         q2 = load_tile(q_ptr + (2 * i + 1) * q_head, row, q_row, time, D, block_d, masked)

@@ -31,6 +31,7 @@ from nlrl.kernels.attention_tiles import (
     masked_score,
     online_softmax,
     query_span,
+    query_tile,
     side_by_side,
     store_tile,
     taken_apart,
@@ -139,12 +140,9 @@ def _to_keys(
     q_row, q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr,
     packed: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
-    # For each head of the group: `near` tiles of queries from `first` on, then others from `second` on, `tiles` in all.
     which = tl.arange(0, 2 * block_m) // block_m
     for step in range(0, group * tiles):
-        i = step // tl.maximum(tiles, 1)
-        tile = step - i * tiles
-        m = tl.where(tile < near, first + tile * block_m, second + (tile - near) * block_m)
+        i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row, query = m + tl.arange(0, block_m), m + tl.arange(0, 2 * block_m) % block_m
         q = load_lines(q_ptr + query * q_row + (2 * i + which) * q_head, query, time, D, block_d, masked)
         dy = load_tile(dy_ptr + i * D, row, heads * D, time, D, block_d, masked)

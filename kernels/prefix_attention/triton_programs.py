@@ -32,6 +32,7 @@ from nlrl.kernels.attention_tiles import (
     masked_score,
     online_softmax,
     query_span,
+    query_tile,
     store_tile,
 )
 
@@ -136,12 +137,9 @@ def _to_keys(
     q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
     block_m: tl.constexpr, packed: tl.constexpr, masked: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    # For each head of the group: `near` tiles of queries from `first` on, then others from `second` on, `tiles` in all;
-    # queries from `end` on do not count.
+    # Queries from `end` on do not count.
     for step in range(0, group * tiles):
-        i = step // tl.maximum(tiles, 1)
-        tile = step - i * tiles
-        m = tl.where(tile < near, first + tile * block_m, second + (tile - near) * block_m)
+        i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
         q = load_tile(q_ptr + i * q_head, row, q_row, time, D, block_d, masked)
         dy = load_tile(dy_ptr + i * V, row, heads * V, time, V, block_v, masked)
