@@ -136,7 +136,7 @@ def show(outcomes: list[Outcome]) -> None:
     best = fastest(outcomes)
     for trial, microseconds, why in outcomes:
         chosen = "<-" if best.get(trial.key) == list(trial.numbers) else ""
-        print(f"  {trial.key:24} {trial.numbers!s:20} {microseconds:10.1f} us {trial.mode:8} {chosen}{why}")
+        print(f"  {trial.key:24} {trial.numbers!s:20} {microseconds:10.1f} us {trial.mode:8} {chosen or why}")
 
 
 def compile_all(trials: list[Trial]) -> list[str]:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels import devices
+from nlrl.kernels.diff_attention import node
 from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -156,6 +158,29 @@ def test_a_node_of_a_compiled_graph_gives_the_same_outputs_and_gradients(device,
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_compiler_looks_into_pytorchs_attention_where_that_is_the_fastest(monkeypatch, tmp_path, packed):
+    gpu, called = "NVIDIA Made Up", []
+    monkeypatch.setattr(devices, "FOLDER", tmp_path)
+    monkeypatch.setattr(devices, "current", lambda: gpu)
+    devices.write(gpu, "", {"diff_attention": {"provider": "composed"}})
+    node._chosen.cache_clear()
+    *arguments, _ = inputs(SHAPES[1], torch.float32)
+    starts = document_starts(SHAPES[1]) if packed else None
+
+    def backend(graph, given):
+        called.extend(str(each.target) for each in graph.graph.nodes)
+        return graph
+
+    monkeypatch.setattr(kernels.diff_attention, "_cuda", kernels.diff_attention.eager)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        y = torch.compile(kernels.diff_attention.node, backend=backend)(*arguments, starts=starts)
+    node._chosen.cache_clear()
+    torch.testing.assert_close(y, kernels.diff_attention.reference(*arguments, starts=starts), rtol=1e-4, atol=1e-4)
+    assert any("nlrl" in name for name in called) == packed
+
+
 def check_small_tiles(device: str) -> None:
     """Many tiles of unequal sizes, so that all parts of all loops have some."""
     from nlrl.kernels.diff_attention import triton as module
@@ -171,7 +196,7 @@ def check_small_tiles(device: str) -> None:
 
 def check_node(device: str) -> None:
     """A compiled graph calls the same programs."""
-    from nlrl.kernels.diff_attention import node, triton
+    from nlrl.kernels.diff_attention import triton
 
     node._chosen = lambda: True
     arguments, starts = inputs(SHAPES[1], torch.float32, device), document_starts(SHAPES[1], device)
