@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels import launches
 from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -78,14 +79,14 @@ def results(function, arguments, starts=None) -> list[torch.Tensor]:
     return [y.detach().double(), *(g.double() for g in torch.autograd.grad(y, leaves, dy))]
 
 
-def assert_as_exact(function, shape: Shape, dtype, device="cpu", packed=False):
+def assert_as_exact(function, shape: Shape, dtype, device="cpu", packed=False, poisoned=True):
     """Its error is at most 1.5 times that of PyTorch's calls in the same dtype; arguments rounded before both, and
-    memory that nobody wrote is NaN."""
+    memory that nobody wrote is NaN if `poisoned`, which goes with equal bits."""
     arguments = inputs(shape, dtype, device)
     starts = document_starts(shape, device) if packed else None
     exact = results(kernels.diff_attention_v2.reference, [tensor.double() for tensor in arguments], starts)
     yardstick = results(kernels.diff_attention_v2.eager, arguments, starts)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(poisoned, warn_only=True)
     try:
         ours = results(function, arguments, starts)
     finally:
@@ -124,6 +125,24 @@ def check_composed(device: str) -> None:
             assert_as_exact(diff_attention_v2, shape, dtype, device)
 
 
+def check_one_pass(device: str) -> None:
+    """All gradients in one launch: as exact, and left alone where equal bits are asked for."""
+    from nlrl.kernels.diff_attention_v2.triton import diff_attention_v2
+
+    for numbers, shape in (((16, 32, 4, 1), Shape(2, 60, 4, 2, 24)), ((32, 16, 4, 1), Shape(1, 71, 2, 2, 64))):
+        with launches.trying("diff_attention_v2", "one_pass/64", numbers):
+            for packed in (False, True):
+                assert_as_exact(diff_attention_v2, shape, torch.float16, device, packed, poisoned=False)
+            arguments = inputs(shape, torch.float16, device)
+            with launches.asked() as together:
+                results(diff_attention_v2, arguments)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            with launches.asked() as apart:
+                results(diff_attention_v2, arguments)
+            torch.use_deterministic_algorithms(False)
+        assert "query_gradients/64" in apart - together
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.diff_attention_v2 import triton as module
@@ -146,6 +165,7 @@ def check_triton(device: str) -> None:
     none = [part[:0].float() for part in arguments]
     assert function(*none).shape == (0, 37, 2, 16)
     check_composed(device)
+    check_one_pass(device)
 
 
 def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
@@ -176,7 +196,9 @@ def test_triton_kernels_on_the_device_are_exact():
 def test_real_sizes_are_exact_and_repeatable(shape, dtype, packed):
     assert_as_exact(kernels.diff_attention_v2, shape, dtype, "cuda", packed)
     arguments, starts = inputs(shape, dtype, "cuda"), document_starts(shape, "cuda") if packed else None
+    torch.use_deterministic_algorithms(True, warn_only=True)
     first, second = (results(kernels.diff_attention_v2, arguments, starts) for _ in range(2))
+    torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
