@@ -10,9 +10,6 @@ import pytest
 import torch
 
 from nlrl import kernels
-from nlrl.kernels import devices
-from nlrl.kernels.diff_attention import node
-from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("y", "dquery", "dkey", "dvalue", "dlambda", "dweight")
@@ -160,6 +157,9 @@ def test_a_node_of_a_compiled_graph_gives_the_same_outputs_and_gradients(device,
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_compiler_looks_into_pytorchs_attention_where_that_is_the_fastest(monkeypatch, tmp_path, packed):
+    from nlrl.kernels import devices
+    from nlrl.kernels.diff_attention import node
+
     gpu, called = "NVIDIA Made Up", []
     monkeypatch.setattr(devices, "FOLDER", tmp_path)
     monkeypatch.setattr(devices, "current", lambda: gpu)
@@ -196,7 +196,7 @@ def check_small_tiles(device: str) -> None:
 
 def check_node(device: str) -> None:
     """A compiled graph calls the same programs."""
-    from nlrl.kernels.diff_attention import triton
+    from nlrl.kernels.diff_attention import node, triton
 
     node._chosen = lambda: True
     arguments, starts = inputs(SHAPES[1], torch.float32, device), document_starts(SHAPES[1], device)
@@ -246,6 +246,8 @@ def check_triton(device: str) -> None:
 
 def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
     pytest.importorskip("triton")
+    from nlrl.kernels.peers import PEERS
+
     peer, shape = PEERS["diff_attention"]["composed"], SHAPES[1]
     *arguments, _ = inputs(shape, torch.bfloat16)
     assert peer.fits(*arguments)
