@@ -10,6 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
+from nlrl.kernels import launches
+
 
 class Tiles(NamedTuple):
     """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
@@ -23,6 +25,20 @@ class Tiles(NamedTuple):
         """For short texts: tensor cores take no less than 16."""
         most = max(16, triton.next_power_of_2(time))
         return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
+
+
+def tiles_of(op: str, program: str, width: int | str, default: Tiles) -> Tiles:
+    """The launch of a program for heads of a width: of the device's table, if it has one."""
+    return Tiles(*launches.choose(op, f"{program}/{width}", default))
+
+
+def candidates(**programs: str) -> dict[str, list[tuple[int, ...]]]:
+    """Launches worth a try by key, from `program_width="64x64:8:3 ..."`: queries x keys of a tile, warps, stages."""
+    found = {}
+    for name, text in programs.items():
+        program, width = name.rsplit("_", 1)
+        found[f"{program}/{width}"] = [tuple(map(int, each.replace("x", ":").split(":"))) for each in text.split()]
+    return found
 
 
 def ends_of(starts: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,9 +75,17 @@ def _ssd_fits(x, dt, A, B, C, position_ids, state=None, D=None, chunk=0, overwri
     return not overwrite and x.shape[1] > 1 and torch.float64 not in (x.dtype, dt.dtype)
 
 
+def _composed(op: str, function: str) -> Callable[..., Any]:
+    """A function of an op's module `composed`: PyTorch's attention with our passes before and behind it."""
+    return lambda *args, **named: getattr(import_module(f"nlrl.kernels.{op}.composed"), function)(*args, **named)
+
+
 PEERS: dict[str, dict[str, Peer]] = {
     "causal_conv1d": {"causal_conv1d": Peer("causal_conv1d", causal_conv1d, _conv_fits)},
     "sample_head": {"two launches": Peer("triton", two_launches, lambda *args, **named: True)},
     "ssd": {"mamba_ssm": Peer("mamba_ssm", ssd, _ssd_fits)},
+} | {
+    op: {"composed": Peer("triton", _composed(op, op), _composed(op, "fits"))}
+    for op in ("diff_attention", "diff_attention_v2")
 }
 """By op, then by provider."""

@@ -38,18 +38,24 @@ def _two_calls(attention: Callable, q1, q2, k1, k2, v, lambda_, weight, output_s
     return _subtracted(first, second, lambda_, weight, output_scale)
 
 
-def _subtract(first: Tensor, second: Tensor, lambda_: Tensor, weight: Tensor, output_scale: float) -> Tensor:
-    y = first.float() - lambda_ * second.float()
-    return (y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight * output_scale)).to(first.dtype)
-
-
 @cache
 def _compiled(function: Callable) -> Callable:
     return torch.compile(function, dynamic=False)
 
 
-def _subtracted(*args: Any) -> Tensor:
-    return _compiled(_subtract)(*args)
+def _subtracted(first: Tensor, second: Tensor, lambda_: Tensor, weight: Tensor, output_scale: float) -> Tensor:
+    """What follows attention, in one pass each way: ours, as a compiler takes seconds for each size and mode."""
+    if first.is_cuda:
+        from nlrl.kernels.diff_attention.composed import NormedDifference
+
+        return NormedDifference.apply(first.contiguous(), second.contiguous(), lambda_, weight, output_scale, 1e-5)
+    y = first.float() - lambda_ * second.float()
+    return (y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight * output_scale)).to(first.dtype)
+
+
+def compiled_soon(shape: dict[str, Any]) -> bool:
+    """Of what flexible attention can do: each size costs it two compilations, so it gets one of each width and mask."""
+    return not shape.get("documents") and (shape["time"] <= 2048 or shape.get("window") == 0)
 
 
 def two_sdpa(**inputs: Any) -> Tensor:

@@ -322,14 +322,19 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         "vllm": BenchPeer("vllm", vllm_ssd_update, _token, _with_bias),
     },
     "diff_attention": {
-        name: BenchPeer("torch", call, lambda shape: not shape.get("documents"), attention.maps, attention.joined_maps)
-        for name, call in (("2 x sdpa", attention.two_sdpa), ("2 x flex", attention.two_flex))
-    },
+        name: BenchPeer("torch", call, fits, attention.maps, attention.joined_maps)
+        for name, call, fits in (
+            ("2 x sdpa", attention.two_sdpa, lambda shape: not shape.get("documents")),
+            ("2 x flex", attention.two_flex, attention.compiled_soon),
+        )
+    }
+    | {"composed": served("diff_attention", "composed", _whole)},
+    "diff_attention_v2": {"composed": served("diff_attention_v2", "composed", _whole)},
     "prefix_attention": {
         "flex": BenchPeer(
             "torch",
             attention.prefix_flex,
-            lambda shape: not shape.get("documents"),
+            attention.compiled_soon,
             attention.behind_prefix,
             attention.prefix_apart,
         ),

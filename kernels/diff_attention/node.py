@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nlrl.kernels import devices
+from nlrl.kernels.diff_attention.eager import diff_attention as eager
 
 NAME = "diff_attention"
 TENSORS = "Tensor query, Tensor key, Tensor value, Tensor lambda_, Tensor weight, Tensor? starts"
@@ -25,6 +26,8 @@ def node(function: Callable) -> Callable:
     op = getattr(torch.ops.nlrl, NAME)
 
     def diff_attention(query, key, value, lambda_, weight, output_scale=1.0, eps=1e-5, starts=None):
+        if starts is None and _by_pytorch():
+            return eager(query, key, value, lambda_, weight, output_scale, eps)
         return op(query, key, value, lambda_, weight, starts, output_scale, eps)[0]
 
     return diff_attention
@@ -92,6 +95,15 @@ def fused_module(query: Tensor, value: Tensor, lambda_: Tensor):
 def _chosen() -> bool:
     op = importlib.import_module("nlrl.kernels").diff_attention  # it imports this module
     return op.choice(devices.current()).provider == "nlrl"
+
+
+def _by_pytorch() -> bool:
+    """Whether PyTorch's attention was the fastest on this device: a compiler fuses what is around that by itself."""
+    return devices.current() != "cpu" and not _chosen()
+
+
+# As torch.compiler.assume_constant_result does, whose import takes seconds.
+_by_pytorch._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _like(query: Tensor, value: Tensor) -> Tensor:

@@ -1,14 +1,18 @@
 """The programs of `triton`; formulas in `reference`.
 
-1. `forward`: a program owns some queries of one head. It runs over the keys they see with an online softmax for each
-   map; a tile of V is read once for both. Subtraction, norm and scale are done before the one store.
-2. `prepare`: the derivative of norm and scale, d1 and d2, row by row, and the program's part of dw.
+1. `forward`: a program owns some queries of one head and runs twice over the keys they see, for the second map and then
+   for the first: two loops of plain attention, whose tiles fill tensor cores and registers, where one loop with both
+   maps' sums must have tiles half as large. V comes from the cache the second time. O2 waits in memory, rounded as
+   PyTorch's would be; subtraction, norm and scale are done before the last store.
+2. `prepare`: the derivative of norm and scale, the program's parts of dw and dlambda, and the numbers of a query that
+   the gradients need: -lse sqrt(d) of both maps (in the unit of scores before they are scaled), -d1 and d1 - d2.
+   Products start from them.
 3. `key_gradients`: a program owns some keys of one key head and runs over the queries that see them, of all heads of
    the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
 4. `query_gradients`: a program owns some queries of one head and runs over keys.
 
-3 and 4 both compute scores and dP: 28 d FLOPs instead of 20 d, but no atomic additions, so equal inputs give equal
-bits, and dQ needs no memory in float32.
+3 and 4 both compute scores and dP: 28 d FLOPs instead of 20 d (32 d at d = 128, where dK and dV are two launches of 3),
+but no atomic additions, so equal inputs give equal bits, and dQ needs no memory in float32.
 
 A tile of scores without a mask takes fewer instructions, so loops have parts: a mask is applied where the diagonal, the
 edge of a document or the end of a row is; never between them.
@@ -26,33 +30,63 @@ from nlrl.kernels.attention_tiles import (
     LOG2_E,
     LOWEST,
     dot,
+    dot_onto,
     key_span,
     load_tile,
     masked_score,
     online_softmax,
+    query_span,
+    query_tile,
     store_tile,
 )
 
 
 @triton.jit
+def _scores(q, k, row, key, start, masked: tl.constexpr):
+    s = dot(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32))
+    return masked_score(s, row[:, None], key[None, :], start[:, None], masked)
+
+
+@triton.jit
 def _read(
-    y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, end, time, k_row, k_head, v_row,
-    scale, D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
+    y, peak, total, q, k_ptr, v_ptr, row, start, first, end, time, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     for n in range(first, end, block_n):
         key = n + tl.arange(0, block_n)
-        k1 = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
-        k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
+        k = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
-        s1 = dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s2 = dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s1 = masked_score(s1, row[:, None], key[None, :], start[:, None], masked)
-        s2 = masked_score(s2, row[:, None], key[None, :], start[:, None], masked)
-        w1, shrink1, peak1, total1 = online_softmax(s1, peak1, total1)
-        w2, shrink2, peak2, total2 = online_softmax(s2, peak2, total2)
-        y1 = dot(w1.to(v.dtype), v, y1 * shrink1[:, None])
-        y2 = dot(w2.to(v.dtype), v, y2 * shrink2[:, None])
-    return y1, y2, peak1, peak2, total1, total2
+        s = _scores(q, k, row, key, start, masked)
+        w, shrink, peak, total = online_softmax(s, peak, total, scale)
+        y = dot(w.to(v.dtype), v, y * shrink[:, None])
+    return y, peak, total
+
+
+@triton.jit
+def _attend(
+    q_ptr, k_ptr, v_ptr, m, row, start, time, q_row, k_row, v_row, scale,
+    D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr,
+):  # fmt: skip
+    # What one map reads, and the logarithm of its sum.
+    q = load_tile(q_ptr, row, q_row, time, D, block_d, True)
+    y = tl.zeros((block_m, 2 * block_d), tl.float32)
+    peak, total = tl.full((block_m,), LOWEST, tl.float32), tl.zeros((block_m,), tl.float32)
+    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
+    if packed:
+        y, peak, total = _read(
+            y, peak, total, q, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row, scale,
+            D, block_d, block_n, True,
+        )  # fmt: skip
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row, scale,
+        D, block_d, block_n, False,
+    )  # fmt: skip
+    y, peak, total = _read(
+        y, peak, total, q, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time, k_row, v_row, scale,
+        D, block_d, block_n, True,
+    )  # fmt: skip
+    total = tl.where(row < time, total, 1.0)
+    return y / total[:, None], peak + tl.log2(total)
 
 
 @triton.jit
@@ -64,54 +98,42 @@ def forward(
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     m = (tl.num_programs(1) - 1 - tl.program_id(1)) * block_m  # the longest first
-    row = m + tl.arange(0, block_m)
+    row, column = m + tl.arange(0, block_m), tl.arange(0, 2 * block_d)
     start = tl.zeros((block_m,), tl.int32)
     if packed:
         start = tl.load(starts_ptr + batch * time + row, mask=row < time, other=0)
     q_ptr += batch * q_batch + 2 * head * q_head
     k_ptr += batch * k_batch + 2 * (head // group) * k_head
     v_ptr += batch * v_batch + (head // group) * v_head
-    q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
-    q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
-    y1 = tl.zeros((block_m, 2 * block_d), tl.float32)
-    y2 = tl.zeros((block_m, 2 * block_d), tl.float32)
-    peak1, peak2 = tl.full((block_m,), LOWEST, tl.float32), tl.full((block_m,), LOWEST, tl.float32)
-    total1, total2 = tl.zeros((block_m,), tl.float32), tl.zeros((block_m,), tl.float32)
-    scale = scale * LOG2_E
-    first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
-    if packed:
-        y1, y2, peak1, peak2, total1, total2 = _read(
-            y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, first, full, time,
-            k_row, k_head, v_row, scale, D, block_d, block_n, True,
-        )  # fmt: skip
-    y1, y2, peak1, peak2, total1, total2 = _read(
-        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, full, diagonal, time,
-        k_row, k_head, v_row, scale, D, block_d, block_n, False,
-    )  # fmt: skip
-    y1, y2, peak1, peak2, total1, total2 = _read(
-        y1, y2, peak1, peak2, total1, total2, q1, q2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time,
-        k_row, k_head, v_row, scale, D, block_d, block_n, True,
-    )  # fmt: skip
-
-    y2 = y2 / total2[:, None]
-    y1 = y1 / total1[:, None] - tl.load(lambda_ptr) * y2
-    column = tl.arange(0, 2 * block_d)
-    weight = tl.load(weight_ptr + column, mask=column < 2 * D, other=0.0).to(tl.float32) * output_scale
-    norm = tl.rsqrt(tl.sum(y1 * y1, 1) / (2 * D) + eps)
     at, line = (batch * time * heads + head) * 2 * D, heads * 2 * D
-    store_tile(y_ptr + at, row, line, time, y1 * norm[:, None] * weight[None, :], 2 * D, 2 * block_d)
+    o2, lse2 = _attend(
+        q_ptr + q_head, k_ptr + k_head, v_ptr, m, row, start, time, q_row, k_row, v_row, scale * LOG2_E,
+        D, block_d, block_m, block_n, packed,
+    )  # fmt: skip
+    store_tile(o2_ptr + at, row, line, time, o2, 2 * D, 2 * block_d)
+    o, lse1 = _attend(
+        q_ptr, k_ptr, v_ptr, m, row, start, time, q_row, k_row, v_row, scale * LOG2_E,
+        D, block_d, block_m, block_n, packed,
+    )  # fmt: skip
+    tl.debug_barrier()  # other threads of this program may have written what is read now
+    o2 = load_tile(o2_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
+    o = o - tl.load(lambda_ptr) * o2
+    weight = tl.load(weight_ptr + column, mask=column < 2 * D, other=0.0).to(tl.float32) * output_scale
+    norm = tl.rsqrt(tl.sum(o * o, 1) / (2 * D) + eps)
+    if not keep:
+        tl.debug_barrier()  # O2 lay where y goes
+    store_tile(y_ptr + at, row, line, time, o * norm[:, None] * weight[None, :], 2 * D, 2 * block_d)
     if keep:
-        store_tile(o_ptr + at, row, line, time, y1, 2 * D, 2 * block_d)
-        store_tile(o2_ptr + at, row, line, time, y2, 2 * D, 2 * block_d)
+        store_tile(o_ptr + at, row, line, time, o, 2 * D, 2 * block_d)
         lse_ptr += (batch * heads + head) * 2 * time + row
-        tl.store(lse_ptr, peak1 + tl.log2(total1), mask=row < time)
-        tl.store(lse_ptr + time, peak2 + tl.log2(total2), mask=row < time)
+        tl.store(lse_ptr, lse1, mask=row < time)
+        tl.store(lse_ptr + time, lse2, mask=row < time)
 
 
 @triton.jit
 def prepare(
-    dy_ptr, o_ptr, o2_ptr, lambda_ptr, weight_ptr, do_ptr, delta_ptr, dweight_ptr, time, heads, output_scale, eps,
-    D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr,
+    dy_ptr, o_ptr, o2_ptr, lambda_ptr, weight_ptr, lse_ptr, do_ptr, numbers_ptr, dweight_ptr, dlambda_ptr, time, heads,
+    output_scale, eps, scale, D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     row, column = tl.program_id(1) * tile + tl.arange(0, tile), tl.arange(0, 2 * block_d)
@@ -126,52 +148,61 @@ def prepare(
     do = do.to(do_ptr.dtype.element_ty)
     store_tile(do_ptr + at, row, line, time, do, 2 * D, 2 * block_d)
     do = do.to(tl.float32)  # as rounded: dP is made of it too, and what they share cancels
-    delta2 = tl.sum(do * o2, 1)
-    delta1 = tl.sum(do * o, 1) + tl.load(lambda_ptr) * delta2
-    delta_ptr += (batch * heads + head) * 2 * time + row
-    tl.store(delta_ptr, delta1, mask=row < time)
-    tl.store(delta_ptr + time, delta2, mask=row < time)
+    second = tl.sum(do * o2, 1)
+    first = tl.sum(do * o, 1) + tl.load(lambda_ptr) * second
+    inside = row < time
+    lse_ptr += (batch * heads + head) * 2 * time + row
+    numbers_ptr += (batch * heads + head) * 4 * time + row
+    lse1 = tl.load(lse_ptr, mask=inside, other=0.0)
+    lse2 = tl.load(lse_ptr + time, mask=inside, other=0.0)
+    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=inside)
+    tl.store(numbers_ptr + time, lse2 / (-scale * LOG2_E), mask=inside)
+    tl.store(numbers_ptr + 2 * time, -first, mask=inside)
+    tl.store(numbers_ptr + 3 * time, first - second, mask=inside)
     part = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     tl.store(dweight_ptr + part * 2 * D + column, tl.sum(dy * n, 0), mask=column < 2 * D)
+    tl.store(dlambda_ptr + part, -tl.sum(second, 0))
 
 
 @triton.jit
 def _to_keys(
-    dk1, dk2, dv, k1, k2, v, q_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr, key, lambda_, first, end, time,
-    q_row, q_head, do_row, scale, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, packed: tl.constexpr,
-    masked: tl.constexpr,
+    dk1, dk2, dv, k1, k2, v, q_ptr, do_ptr, numbers_ptr, starts_ptr, key, lambda_, first, near, second, tiles, time,
+    heads, q_row, q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr,
+    packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
-    for m in range(first, end, block_m):
+    for step in range(0, group * tiles):
+        i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
-        q1 = load_tile(q_ptr, row, q_row, time, D, block_d, masked)
-        q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, masked)
-        do = load_tile(do_ptr, row, do_row, time, 2 * D, 2 * block_d, masked)
-        inside = row < time
-        lse1 = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
-        lse2 = tl.load(lse_ptr + time + row, mask=inside, other=float("inf"))
-        delta1 = tl.load(delta_ptr + row, mask=inside, other=0.0)
-        delta2 = tl.load(delta_ptr + time + row, mask=inside, other=0.0)
+        q1 = load_tile(q_ptr + 2 * i * q_head, row, q_row, time, D, block_d, masked)
+        q2 = load_tile(q_ptr + (2 * i + 1) * q_head, row, q_row, time, D, block_d, masked)
+        do = load_tile(do_ptr + i * 2 * D, row, heads * 2 * D, time, 2 * D, 2 * block_d, masked)
+        inside, numbers = row < time, numbers_ptr + 4 * i * time + row
+        base1 = tl.load(numbers, mask=inside, other=float("-inf"))
+        base2 = tl.load(numbers + time, mask=inside, other=float("-inf"))
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked:
             start = tl.load(starts_ptr + row, mask=inside, other=0)
-        s1 = dot(k1, tl.trans(q1), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
-        s2 = dot(k2, tl.trans(q2), tl.zeros((k1.shape[0], block_m), tl.float32)) * scale
+        s1, s2 = dot_onto(k1, tl.trans(q1), base1), dot_onto(k2, tl.trans(q2), base2)
         s1 = masked_score(s1, row[None, :], key[:, None], start[None, :], masked)
         s2 = masked_score(s2, row[None, :], key[:, None], start[None, :], masked)
-        p1, p2 = tl.exp2(s1 - lse1[None, :]), tl.exp2(s2 - lse2[None, :])
-        dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
-        dp = dot(v, tl.trans(do), tl.zeros((k1.shape[0], block_m), tl.float32))
-        dk1 = dot((p1 * (dp - delta1[None, :])).to(q1.dtype), q1, dk1)
-        dk2 = dot((p2 * (dp - delta2[None, :])).to(q2.dtype), q2, dk2)
+        p1, p2 = tl.exp2(s1 * scale), tl.exp2(s2 * scale)
+        if values:
+            dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
+        if keys:
+            minus_d1 = tl.load(numbers + 2 * time, mask=inside, other=0.0)
+            d1_minus_d2 = tl.load(numbers + 3 * time, mask=inside, other=0.0)
+            dp = dot_onto(v, tl.trans(do), minus_d1)
+            dk1 = dot((p1 * dp).to(q1.dtype), q1, dk1)
+            dk2 = dot((p2 * (dp + d1_minus_d2[None, :])).to(q2.dtype), q2, dk2)
     return dk1, dk2, dv
 
 
 @triton.jit
 def key_gradients(
-    q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, ends_ptr, do_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads,
+    q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, ends_ptr, do_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
-    packed: tl.constexpr,
+    packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr,
 ):  # fmt: skip
     kv_heads = heads // group
     batch, kv_head = (tl.program_id(0) // kv_heads).to(tl.int64), tl.program_id(0) % kv_heads
@@ -185,44 +216,31 @@ def key_gradients(
     dk1 = tl.zeros((block_n, block_d), tl.float32)
     dk2 = tl.zeros((block_n, block_d), tl.float32)
     dv = tl.zeros((block_n, 2 * block_d), tl.float32)
-
-    # Queries on the diagonal, those that see all keys, and those that see some.
-    first, below = n // block_m * block_m, (n + block_n + block_m - 1) // block_m * block_m
-    full, end = time, time
-    if packed:
-        full = tl.load(ends_ptr + batch * time + n)
-        end = tl.load(ends_ptr + batch * time + tl.minimum(n + block_n, time) - 1)
-    full = tl.maximum(full // block_m * block_m, below)
+    first, below, full, near, whole, far = query_span(ends_ptr + batch * time, n, time, block_m, block_n, packed)
+    head = kv_head * group
+    q = q_ptr + batch * q_batch + 2 * head * q_head
+    do = do_ptr + (batch * time * heads + head) * 2 * D
+    numbers = numbers_ptr + (batch * heads + head) * 4 * time
     starts_ptr += batch * time
-    for i in range(group):
-        head = kv_head * group + i
-        q = q_ptr + batch * q_batch + 2 * head * q_head
-        do = do_ptr + (batch * time * heads + head) * 2 * D
-        lse = lse_ptr + (batch * heads + head) * 2 * time
-        delta = delta_ptr + (batch * heads + head) * 2 * time
-        dk1, dk2, dv = _to_keys(
-            dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, first, tl.minimum(below, end), time,
-            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, True,
-        )  # fmt: skip
-        dk1, dk2, dv = _to_keys(
-            dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, below, full, time,
-            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, False,
-        )  # fmt: skip
-        dk1, dk2, dv = _to_keys(
-            dk1, dk2, dv, k1, k2, v, q, do, lse, delta, starts_ptr, key, lambda_, full, end, time,
-            q_row, q_head, heads * 2 * D, scale * LOG2_E, D, block_d, block_m, packed, True,
-        )  # fmt: skip
-    dk_ptr += (batch * time * kv_heads + kv_head) * 2 * D
-    store_tile(dk_ptr, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
-    store_tile(dk_ptr + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
-    store_tile(
-        dv_ptr + (batch * time * kv_heads + kv_head) * 2 * D, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d
-    )
+    dk1, dk2, dv = _to_keys(
+        dk1, dk2, dv, k1, k2, v, q, do, numbers, starts_ptr, key, lambda_, first, near, full, near + far, time, heads,
+        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, keys, values, True,
+    )  # fmt: skip
+    dk1, dk2, dv = _to_keys(
+        dk1, dk2, dv, k1, k2, v, q, do, numbers, starts_ptr, key, lambda_, below, whole, below, whole, time, heads,
+        q_row, q_head, scale * LOG2_E, group, D, block_d, block_m, packed, keys, values, False,
+    )  # fmt: skip
+    at = (batch * time * kv_heads + kv_head) * 2 * D
+    if keys:
+        store_tile(dk_ptr + at, key, kv_heads * 2 * D, time, dk1 * scale, D, block_d)
+        store_tile(dk_ptr + at + D, key, kv_heads * 2 * D, time, dk2 * (-lambda_ * scale), D, block_d)
+    if values:
+        store_tile(dv_ptr + at, key, kv_heads * 2 * D, time, dv, 2 * D, 2 * block_d)
 
 
 @triton.jit
 def _to_queries(
-    dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, first, end, time, k_row, k_head, v_row,
+    dq1, dq2, q1, q2, do, base1, base2, d1, d2, k_ptr, v_ptr, row, start, first, end, time, k_row, k_head, v_row,
     scale, D: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     for n in range(first, end, block_n):
@@ -230,20 +248,18 @@ def _to_queries(
         k1 = load_tile(k_ptr, key, k_row, time, D, block_d, masked)
         k2 = load_tile(k_ptr + k_head, key, k_row, time, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, time, 2 * D, 2 * block_d, masked)
-        s1 = dot(q1, tl.trans(k1), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s2 = dot(q2, tl.trans(k2), tl.zeros((q1.shape[0], block_n), tl.float32)) * scale
-        s1 = masked_score(s1, row[:, None], key[None, :], start[:, None], masked)
-        s2 = masked_score(s2, row[:, None], key[None, :], start[:, None], masked)
-        p1, p2 = tl.exp2(s1 - lse1[:, None]), tl.exp2(s2 - lse2[:, None])
+        # One map after the other: registers hold one's scores.
         dp = dot(do, tl.trans(v), tl.zeros((q1.shape[0], block_n), tl.float32))
-        dq1 = dot((p1 * (dp - delta1[:, None])).to(k1.dtype), k1, dq1)
-        dq2 = dot((p2 * (dp - delta2[:, None])).to(k2.dtype), k2, dq2)
+        p1 = tl.exp2(_scores(q1, k1, row, key, start, masked) * scale + base1[:, None])
+        dq1 = dot((p1 * (dp - d1[:, None])).to(k1.dtype), k1, dq1)
+        p2 = tl.exp2(_scores(q2, k2, row, key, start, masked) * scale + base2[:, None])
+        dq2 = dot((p2 * (dp - d2[:, None])).to(k2.dtype), k2, dq2)
     return dq1, dq2
 
 
 @triton.jit
 def query_gradients(
-    q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, do_ptr, lse_ptr, delta_ptr, dq_ptr, time, heads,
+    q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, do_ptr, numbers_ptr, dq_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     packed: tl.constexpr,
@@ -262,26 +278,26 @@ def query_gradients(
     q1 = load_tile(q_ptr, row, q_row, time, D, block_d, True)
     q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
     do = load_tile(do_ptr + at, row, heads * 2 * D, time, 2 * D, 2 * block_d, True)
-    numbers = (batch * heads + head) * 2 * time + row
-    lse1 = tl.load(lse_ptr + numbers, mask=inside, other=float("inf"))
-    lse2 = tl.load(lse_ptr + numbers + time, mask=inside, other=float("inf"))
-    delta1 = tl.load(delta_ptr + numbers, mask=inside, other=0.0)
-    delta2 = tl.load(delta_ptr + numbers + time, mask=inside, other=0.0)
+    log_scale = scale * LOG2_E
+    numbers = numbers_ptr + (batch * heads + head) * 4 * time + row
+    base1 = tl.load(numbers, mask=inside, other=float("-inf")) * log_scale
+    base2 = tl.load(numbers + time, mask=inside, other=float("-inf")) * log_scale
+    d1 = -tl.load(numbers + 2 * time, mask=inside, other=0.0)
+    d2 = d1 - tl.load(numbers + 3 * time, mask=inside, other=0.0)
     dq1 = tl.zeros((block_m, block_d), tl.float32)
     dq2 = tl.zeros((block_m, block_d), tl.float32)
-    log_scale = scale * LOG2_E
     first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
     if packed:
         dq1, dq2 = _to_queries(
-            dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, first, full, time,
+            dq1, dq2, q1, q2, do, base1, base2, d1, d2, k_ptr, v_ptr, row, start, first, full, time,
             k_row, k_head, v_row, log_scale, D, block_d, block_n, True,
         )  # fmt: skip
     dq1, dq2 = _to_queries(
-        dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, full, diagonal, time,
+        dq1, dq2, q1, q2, do, base1, base2, d1, d2, k_ptr, v_ptr, row, start, full, diagonal, time,
         k_row, k_head, v_row, log_scale, D, block_d, block_n, False,
     )  # fmt: skip
     dq1, dq2 = _to_queries(
-        dq1, dq2, q1, q2, do, lse1, lse2, delta1, delta2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end,
+        dq1, dq2, q1, q2, do, base1, base2, d1, d2, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end,
         time, k_row, k_head, v_row, log_scale, D, block_d, block_n, True,
     )  # fmt: skip
     store_tile(dq_ptr + at, row, heads * 2 * D, time, dq1 * scale, D, block_d)

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
+from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
 from nlrl.kernels.diff_attention_v2 import triton_programs as programs
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
 
@@ -21,13 +21,32 @@ PREPARE_VALUES = 8192
 
 
 TILES = {
-    "forward": {64: Tiles(128, 64, 8, 3), 128: Tiles(64, 64, 8, 2)},
-    "key_gradients": {64: Tiles(32, 128, 8, 2), 128: Tiles(32, 64, 8, 2)},
-    "query_gradients": {64: Tiles(64, 64, 8, 2), 128: Tiles(64, 32, 8, 2)},
+    "forward": {64: Tiles(64, 64, 8, 3), 128: Tiles(64, 64, 8, 3)},
+    "key_gradients": {64: Tiles(32, 64, 4, 3), 128: Tiles(32, 128, 8, 2)},
+    "query_gradients": {64: Tiles(64, 32, 4, 3), 128: Tiles(128, 64, 8, 2)},
 }
-"""Program -> width of queries -> launch, where values have 2 bytes; by the budgets of `diff_attention.triton`, with
-half the values to hold."""
-FLOAT32_TILES = {program: {64: Tiles(32, 32, 8, 1)} for program in TILES}
+"""Program -> width of queries -> launch, where values have 2 bytes. Four warps multiply 64 rows of a tile at once: more
+warps than that share rows, and each product's factors go through shared memory. Rows are both maps' queries in
+`forward`, keys in `key_gradients`, queries in `query_gradients`."""
+NEVER = Tiles(0, 0, 0, 0)
+TILES["one_pass"] = {64: NEVER, 128: NEVER}
+"""Gradients of queries in the launch of those of keys: by default not, as equal inputs then give unequal last bits."""
+CANDIDATES = candidates(
+    one_pass_64="0x0:0:0 32x128:8:2 32x64:4:2 64x128:8:2",
+    one_pass_128="0x0:0:0 32x128:8:2 32x64:8:2",
+    forward_64="64x64:8:3 64x64:4:3 64x128:8:3 128x64:8:3 64x64:8:2",
+    forward_128="64x64:8:3 64x64:8:2 32x64:4:3 32x64:4:2 64x128:8:2 32x128:4:2",
+    key_gradients_64="32x64:4:3 32x64:4:2 64x64:4:2 32x128:8:3 64x128:8:2",
+    key_gradients_128="32x128:8:2 32x64:4:2 32x128:8:3 16x64:4:3",
+    query_gradients_64="64x32:4:3 64x64:4:3 128x64:8:3 128x32:8:3",
+    query_gradients_128="128x64:8:2 128x32:8:3 64x32:4:2 64x32:4:3",
+)
+"""Compiled for a Hopper, their loops spill no register."""
+FLOAT32_TILES = {
+    "forward": {64: Tiles(16, 32, 4, 1)},
+    "key_gradients": {64: Tiles(32, 32, 8, 1)},
+    "query_gradients": {64: Tiles(32, 32, 8, 1)},
+}
 """float32 has twice the bytes, and a product needs three pairs of factors."""
 
 
@@ -68,29 +87,48 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     (batch, time, heads, width), dy = dy.shape, dy.contiguous()
     query, key, value = even(query), even(key), even(value)
     dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
-    delta = torch.empty_like(lse)
+    numbers = lse.new_empty((batch, heads, 4, time))
+    dgate = torch.empty_like(gate)
     strides, where, scale = strides_of(query, key, value), pointer(starts, lse), width**-0.5
     ends = where if starts is None else ends_of(starts)
     with torch.cuda.device_of(query):
         tile = max(16, PREPARE_VALUES // block_of(width))
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
-            dy, y, o2, gate, delta, time, heads, D=width, block_d=block_of(width), tile=tile, num_warps=8
-        )
-        launch = _launch("key_gradients", query, key, starts)
+            dy, y, o2, gate, lse, numbers, dgate, time, heads, scale, D=width, block_d=block_of(width), tile=tile,
+            num_warps=8,
+        )  # fmt: skip
+        one_pass = _one_pass(query)
+        launch = _launch("one_pass" if one_pass else "key_gradients", query, key, starts)
+        sums = torch.zeros(query.shape, dtype=torch.float32, device=query.device) if one_pass else dquery
         programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
-            query, key, value, gate, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
-        )
+            query, key, value, gate, where, ends, dy, numbers, dkey, dvalue, sums, time, heads, *strides, scale,
+            queries=one_pass, **launch,
+        )  # fmt: skip
+        if one_pass:
+            return dquery.copy_(sums), dkey, dvalue, dgate
         launch = _launch("query_gradients", query, key, starts)
         programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, gate, where, dy, lse, delta, dquery, time, heads, *strides, scale, **launch
+            query, key, value, gate, where, dy, numbers, dquery, time, heads, *strides, scale, **launch
         )
-    return dquery, dkey, dvalue, -delta[:, :, 1].transpose(1, 2).to(gate.dtype)
+    return dquery, dkey, dvalue, dgate
+
+
+def _one_pass(query: Tensor) -> bool:
+    """Whether `key_gradients` is to add up dQ too: what the device's table says, where equal bits are not asked for."""
+    if query.dtype == torch.float32 or torch.are_deterministic_algorithms_enabled():
+        return False
+    most = max(64, block_of(query.shape[3]))
+    return tiles_of("diff_attention_v2", "one_pass", most, NEVER).block_m > 0
 
 
 def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> dict[str, int]:
     width, block_d = query.shape[3], block_of(query.shape[3])
-    table = (FLOAT32_TILES if query.dtype == torch.float32 else TILES)[program]
-    tiles = table[max(64, block_d)].within(query.shape[1])
+    most = max(64, block_d)
+    if query.dtype == torch.float32:
+        tiles = FLOAT32_TILES[program][most]
+    else:
+        tiles = tiles_of("diff_attention_v2", program, most, TILES[program][most])
+    tiles = tiles.within(query.shape[1])
     shape = {"group": query.shape[2] // 2 // key.shape[2], "D": width, "block_d": block_d}
     return tiles._asdict() | shape | {"packed": starts is not None}
 

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, ends_of, even, pointer, strides_of
+from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
 from nlrl.kernels.prefix_attention import triton_programs as programs
 from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
 
@@ -22,18 +22,26 @@ PROGRAMS = 264
 """Of `prefix_gradients`, at least, if there are so many tiles of queries: two for each processor of a Hopper."""
 
 
-# For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor:
+# For queries of 64 and values of 128 channels in 2 bytes (Hymba), of 65,536 registers and 227 KB of a Hopper processor.
+# Four warps multiply 64 rows of a tile at once, so a tile has 16 rows a warp; sums take at most half the registers.
 # forward: 128 x 128 float32 of y are 64 registers a thread with 8 warps, scores of 128 x 64 another 32; 16 KB of
 #   queries, 24 KB a stage of keys and values.
-# key_gradients: dK and dV of 64 keys are 64 x 192 float32, 48 registers, two tiles of 64 x 64 another 32.
+# key_gradients: dK and dV of 128 keys are 128 x 192 float32, 96 registers, two tiles of 128 x 64 another 64.
 # query_gradients: dQ of 128 queries is 32 registers, two tiles of 128 x 64 another 64; 48 KB of queries and dy.
 TILES = {
-    "forward": Tiles(128, 64, 8, 3),
-    "key_gradients": Tiles(64, 64, 8, 2),
-    "query_gradients": Tiles(128, 64, 8, 2),
-    "prefix_gradients": Tiles(64, 64, 8, 2),
+    "forward": {192: Tiles(128, 64, 8, 3), 384: Tiles(128, 64, 8, 2)},
+    "key_gradients": {192: Tiles(64, 128, 8, 2), 256: Tiles(32, 128, 8, 2), 384: Tiles(32, 64, 8, 2)},
+    "query_gradients": {192: Tiles(64, 64, 4, 2), 384: Tiles(128, 32, 8, 2)},
+    "prefix_gradients": {192: Tiles(64, 128, 8, 2), 256: Tiles(32, 128, 8, 2), 384: Tiles(32, 64, 8, 2)},
 }
-"""Program -> launch, where values have 2 bytes."""
+"""Program -> width of queries and values together, at most -> launch, where values have 2 bytes."""
+CANDIDATES = candidates(
+    forward_192="128x64:8:3 128x64:8:2 64x64:4:3 128x128:8:2 128x32:8:3",
+    key_gradients_192="64x128:8:2 32x128:8:3 64x64:4:2 32x64:4:3",
+    query_gradients_192="64x64:4:2 64x64:4:3 128x64:8:2 128x64:8:3",
+    prefix_gradients_192="64x128:8:2 32x128:8:3 64x64:4:2 32x64:4:3",
+)
+"""Compiled for a Hopper, their loops spill no register."""
 FLOAT32_TILES = {program: Tiles(32, 32, 8, 1) for program in TILES}
 """float32 has twice the bytes, and a product needs three pairs of factors."""
 
@@ -73,7 +81,7 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
     (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
     query, key, value, dy = even(query), even(key), even(value), dy.contiguous()
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
-    delta = torch.empty_like(lse)
+    numbers = lse.new_empty((batch, heads, 2, time))
     prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
     strides, where = strides_of(query, key, value), pointer(starts, lse)
     ends = where if starts is None else ends_of(starts)
@@ -81,21 +89,21 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
         block_v = block_of(value_dim)
         tile = max(16, PREPARE_VALUES // block_v)
         programs.prepare[(batch * heads, triton.cdiv(time, tile))](
-            dy, y, delta, time, heads, V=value_dim, block_v=block_v, tile=tile, num_warps=8
+            dy, y, lse, numbers, time, heads, scale, V=value_dim, block_v=block_v, tile=tile, num_warps=8
         )
         launch = _launch("key_gradients", query, key, value, starts)
         programs.key_gradients[(batch * key.shape[2], triton.cdiv(time, launch["block_n"]))](
-            query, key, value, where, ends, dy, lse, delta, dkey, dvalue, time, heads, *strides, scale, **launch
+            query, key, value, where, ends, dy, numbers, dkey, dvalue, time, heads, *strides, scale, **launch
         )
         launch = _launch("query_gradients", query, key, value, starts)
         programs.query_gradients[(batch * heads, triton.cdiv(time, launch["block_m"]))](
-            query, key, value, *prefix, where, dy, lse, delta, dquery, time, heads, _length(prefix_key), *strides,
+            query, key, value, *prefix, where, dy, numbers, dquery, time, heads, _length(prefix_key), *strides,
             scale, **launch,
         )  # fmt: skip
-    return dquery, dkey, dvalue, *_prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta)
+    return dquery, dkey, dvalue, *_prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers)
 
 
-def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delta):
+def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers):
     """Of the prefix's keys and values; None where there is no prefix."""
     length = _length(prefix_key)
     if not length:
@@ -110,15 +118,20 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, lse, delt
     dkey, dvalue = (torch.empty((batch * parts, *part.shape), **wide) for part in (prefix_key, prefix_value))
     with torch.cuda.device_of(query):
         programs.prefix_gradients[(kv_heads, tiles, batch * parts)](
-            query, *_prefix(prefix_key, prefix_value, dy), dy, lse, delta, dkey, dvalue, time, heads, length, share,
+            query, *_prefix(prefix_key, prefix_value, dy), dy, numbers, dkey, dvalue, time, heads, length, share,
             parts, *query.stride()[:3], query.shape[3] ** -0.5, **launch,
         )  # fmt: skip
     return dkey.sum(0).to(prefix_key.dtype), dvalue.sum(0).to(prefix_value.dtype)
 
 
 def _launch(program: str, query: Tensor, key: Tensor, value: Tensor, starts: Tensor | None) -> dict[str, int]:
-    table = FLOAT32_TILES if query.dtype == torch.float32 else TILES
-    tiles = table[program].within(query.shape[1])
+    if query.dtype == torch.float32:
+        tiles = FLOAT32_TILES[program]
+    else:
+        width = block_of(query.shape[3]) + block_of(value.shape[3])
+        most = min(each for each in TILES[program] if each >= width)
+        tiles = tiles_of("prefix_attention", program, most, TILES[program][most])
+    tiles = tiles.within(query.shape[1])
     sizes = {"D": query.shape[3], "block_d": block_of(query.shape[3])}
     sizes |= {"V": value.shape[3], "block_v": block_of(value.shape[3])}
     return tiles._asdict() | sizes | {"group": query.shape[2] // key.shape[2], "packed": starts is not None}

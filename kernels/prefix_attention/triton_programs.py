@@ -2,7 +2,8 @@
 
 1. `forward`: a program owns some queries of one head. An online softmax runs over the prefix, then over the keys of the
    call that they see: no list of keys is made, and no mask is read.
-2. `prepare`: D, row by row.
+2. `prepare`: the numbers of a query that the gradients need: -lse sqrt(d) (in the unit of scores before they are
+   scaled) and -D. Products start from them.
 3. `key_gradients`: a program owns some keys of one key head and runs over the queries that see them, of all heads of
    the group. Scores are transposed (keys are rows), so that no product needs a transposed map.
 4. `prefix_gradients`: the same for keys of the prefix. All queries of all rows see them, so the queries are parted
@@ -25,10 +26,13 @@ from nlrl.kernels.attention_tiles import (
     LOG2_E,
     LOWEST,
     dot,
+    dot_onto,
     key_span,
     load_tile,
     masked_score,
     online_softmax,
+    query_span,
+    query_tile,
     store_tile,
 )
 
@@ -53,9 +57,9 @@ def _read(
         key = n + tl.arange(0, block_n)
         k = load_tile(k_ptr, key, k_row, keys, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, keys, V, block_v, masked)
-        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32)) * scale
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32))
         s = _seen(s, row[:, None], key[None, :], start[:, None], keys, masked, causal)
-        w, shrink, peak, total = online_softmax(s, peak, total)
+        w, shrink, peak, total = online_softmax(s, peak, total, scale)
         y = dot(w.to(v.dtype), v, y * shrink[:, None])
     return y, peak, total
 
@@ -113,44 +117,51 @@ def forward(
 
 
 @triton.jit
-def prepare(dy_ptr, y_ptr, delta_ptr, time, heads, V: tl.constexpr, block_v: tl.constexpr, tile: tl.constexpr):
+def prepare(
+    dy_ptr, y_ptr, lse_ptr, numbers_ptr, time, heads, scale, V: tl.constexpr, block_v: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     line = tl.program_id(1) * tile + tl.arange(0, tile)
-    at = (batch * time * heads + head) * V
+    at, inside = (batch * time * heads + head) * V, line < time
     dy = load_tile(dy_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
     y = load_tile(y_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
-    tl.store(delta_ptr + (batch * heads + head) * time + line, tl.sum(dy * y, 1), mask=line < time)
+    lse = tl.load(lse_ptr + (batch * heads + head) * time + line, mask=inside, other=0.0)
+    numbers_ptr += (batch * heads + head) * 2 * time + line
+    tl.store(numbers_ptr, lse / (-scale * LOG2_E), mask=inside)
+    tl.store(numbers_ptr + time, -tl.sum(dy * y, 1), mask=inside)
 
 
 @triton.jit
 def _to_keys(
-    dk, dv, k, v, q_ptr, dy_ptr, lse_ptr, delta_ptr, starts_ptr, key, first, end, time, q_row, dy_row, scale,
-    D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr, block_m: tl.constexpr,
-    packed: tl.constexpr, masked: tl.constexpr, causal: tl.constexpr,
+    dk, dv, k, v, q_ptr, dy_ptr, numbers_ptr, starts_ptr, key, first, near, second, tiles, end, time, heads, q_row,
+    q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
+    block_m: tl.constexpr, packed: tl.constexpr, masked: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    for m in range(first, end, block_m):
+    # Queries from `end` on do not count.
+    for step in range(0, group * tiles):
+        i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
-        q = load_tile(q_ptr, row, q_row, time, D, block_d, masked)
-        dy = load_tile(dy_ptr, row, dy_row, time, V, block_v, masked)
-        inside = row < end
-        lse = tl.load(lse_ptr + row, mask=inside, other=float("inf"))
-        delta = tl.load(delta_ptr + row, mask=inside, other=0.0)
+        q = load_tile(q_ptr + i * q_head, row, q_row, time, D, block_d, masked)
+        dy = load_tile(dy_ptr + i * V, row, heads * V, time, V, block_v, masked)
+        inside, numbers = row < end, numbers_ptr + 2 * i * time + row
+        base = tl.load(numbers, mask=inside, other=float("-inf"))
+        minus_delta = tl.load(numbers + time, mask=inside, other=0.0)
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked and causal:
             start = tl.load(starts_ptr + row, mask=inside, other=0)
-        s = dot(k, tl.trans(q), tl.zeros((k.shape[0], block_m), tl.float32)) * scale
+        s = dot_onto(k, tl.trans(q), base)
         if causal:
             s = masked_score(s, row[None, :], key[:, None], start[None, :], masked)
-        p = tl.exp2(s - lse[None, :])
+        p = tl.exp2(s * scale)
+        dp = dot_onto(v, tl.trans(dy), minus_delta)
         dv = dot(p.to(dy.dtype), dy, dv)
-        dp = dot(v, tl.trans(dy), tl.zeros((k.shape[0], block_m), tl.float32))
-        dk = dot((p * (dp - delta[None, :])).to(q.dtype), q, dk)
+        dk = dot((p * dp).to(q.dtype), q, dk)
     return dk, dv
 
 
 @triton.jit
 def key_gradients(
-    q_ptr, k_ptr, v_ptr, starts_ptr, ends_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads,
+    q_ptr, k_ptr, v_ptr, starts_ptr, ends_ptr, dy_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr,
@@ -163,40 +174,27 @@ def key_gradients(
     v = load_tile(v_ptr + batch * v_batch + kv_head * v_head, key, v_row, time, V, block_v, True)
     dk = tl.zeros((block_n, block_d), tl.float32)
     dv = tl.zeros((block_n, block_v), tl.float32)
-
-    # Queries on the diagonal, those that see all keys, and those that see some.
-    first, below = n // block_m * block_m, (n + block_n + block_m - 1) // block_m * block_m
-    full, end = time, time
-    if packed:
-        full = tl.load(ends_ptr + batch * time + n)
-        end = tl.load(ends_ptr + batch * time + tl.minimum(n + block_n, time) - 1)
-    full = tl.maximum(full // block_m * block_m, below)
+    first, below, full, near, whole, far = query_span(ends_ptr + batch * time, n, time, block_m, block_n, packed)
+    head = kv_head * group
+    q = q_ptr + batch * q_batch + head * q_head
+    dy = dy_ptr + (batch * time * heads + head) * V
+    numbers = numbers_ptr + (batch * heads + head) * 2 * time
     starts_ptr += batch * time
-    for i in range(group):
-        head = kv_head * group + i
-        q = q_ptr + batch * q_batch + head * q_head
-        dy = dy_ptr + (batch * time * heads + head) * V
-        lse = lse_ptr + (batch * heads + head) * time
-        delta = delta_ptr + (batch * heads + head) * time
-        dk, dv = _to_keys(
-            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, first, tl.minimum(below, end), time, q_row, heads * V,
-            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, True, True,
-        )  # fmt: skip
-        dk, dv = _to_keys(
-            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, below, full, time, q_row, heads * V,
-            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, False, True,
-        )  # fmt: skip
-        dk, dv = _to_keys(
-            dk, dv, k, v, q, dy, lse, delta, starts_ptr, key, full, end, time, q_row, heads * V,
-            scale * LOG2_E, D, block_d, V, block_v, block_m, packed, True, True,
-        )  # fmt: skip
+    dk, dv = _to_keys(
+        dk, dv, k, v, q, dy, numbers, starts_ptr, key, first, near, full, near + far, time, time, heads, q_row, q_head,
+        scale * LOG2_E, group, D, block_d, V, block_v, block_m, packed, True, True,
+    )  # fmt: skip
+    dk, dv = _to_keys(
+        dk, dv, k, v, q, dy, numbers, starts_ptr, key, below, whole, below, whole, time, time, heads, q_row, q_head,
+        scale * LOG2_E, group, D, block_d, V, block_v, block_m, packed, False, True,
+    )  # fmt: skip
     store_tile(dk_ptr + (batch * time * kv_heads + kv_head) * D, key, kv_heads * D, time, dk * scale, D, block_d)
     store_tile(dv_ptr + (batch * time * kv_heads + kv_head) * V, key, kv_heads * V, time, dv, V, block_v)
 
 
 @triton.jit
 def prefix_gradients(
-    q_ptr, pk_ptr, pv_ptr, dy_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, time, heads, prefix, share, parts,
+    q_ptr, pk_ptr, pv_ptr, dy_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads, prefix, share, parts,
     q_batch, q_row, q_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr,
@@ -210,21 +208,20 @@ def prefix_gradients(
     dk = tl.zeros((block_n, block_d), tl.float32)
     dv = tl.zeros((block_n, block_v), tl.float32)
     first, end = part * share, tl.minimum((part + 1) * share, time)
-    whole = first + tl.maximum(end - first, 0) // block_m * block_m
-    for i in range(group):
-        head = kv_head * group + i
-        q = q_ptr + batch * q_batch + head * q_head
-        dy = dy_ptr + (batch * time * heads + head) * V
-        lse = lse_ptr + (batch * heads + head) * time
-        delta = delta_ptr + (batch * heads + head) * time
-        dk, dv = _to_keys(
-            dk, dv, k, v, q, dy, lse, delta, lse, key, first, whole, time, q_row, heads * V,
-            scale * LOG2_E, D, block_d, V, block_v, block_m, False, False, False,
-        )  # fmt: skip
-        dk, dv = _to_keys(
-            dk, dv, k, v, q, dy, lse, delta, lse, key, whole, end, time, q_row, heads * V,
-            scale * LOG2_E, D, block_d, V, block_v, block_m, False, True, False,
-        )  # fmt: skip
+    whole = tl.maximum(end - first, 0) // block_m
+    rest = tl.cdiv(tl.maximum(end - first, 0), block_m) - whole
+    head = kv_head * group
+    q = q_ptr + batch * q_batch + head * q_head
+    dy = dy_ptr + (batch * time * heads + head) * V
+    numbers = numbers_ptr + (batch * heads + head) * 2 * time
+    dk, dv = _to_keys(
+        dk, dv, k, v, q, dy, numbers, numbers, key, first, whole, first, whole, time, time, heads, q_row, q_head,
+        scale * LOG2_E, group, D, block_d, V, block_v, block_m, False, False, False,
+    )  # fmt: skip
+    dk, dv = _to_keys(
+        dk, dv, k, v, q, dy, numbers, numbers, key, first + whole * block_m, rest, first, rest, end, time, heads,
+        q_row, q_head, scale * LOG2_E, group, D, block_d, V, block_v, block_m, False, True, False,
+    )  # fmt: skip
     at = (tl.program_id(2).to(tl.int64) * kv_heads + kv_head) * prefix
     store_tile(dk_ptr + at * D, key, D, prefix, dk * scale, D, block_d)
     store_tile(dv_ptr + at * V, key, V, prefix, dv, V, block_v)
@@ -232,7 +229,7 @@ def prefix_gradients(
 
 @triton.jit
 def _to_queries(
-    dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, first, end, keys, k_row, v_row, scale,
+    dq, q, dy, base, minus_delta, k_ptr, v_ptr, row, start, first, end, keys, k_row, v_row, scale,
     D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr, block_n: tl.constexpr,
     masked: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
@@ -240,17 +237,17 @@ def _to_queries(
         key = n + tl.arange(0, block_n)
         k = load_tile(k_ptr, key, k_row, keys, D, block_d, masked)
         v = load_tile(v_ptr, key, v_row, keys, V, block_v, masked)
-        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32)) * scale
+        s = dot(q, tl.trans(k), tl.zeros((q.shape[0], block_n), tl.float32))
         s = _seen(s, row[:, None], key[None, :], start[:, None], keys, masked, causal)
-        p = tl.exp2(s - lse[:, None])
+        p = tl.exp2(s * scale + base[:, None])
         dp = dot(dy, tl.trans(v), tl.zeros((q.shape[0], block_n), tl.float32))
-        dq = dot((p * (dp - delta[:, None])).to(k.dtype), k, dq)
+        dq = dot((p * (dp + minus_delta[:, None])).to(k.dtype), k, dq)
     return dq
 
 
 @triton.jit
 def query_gradients(
-    q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, dy_ptr, lse_ptr, delta_ptr, dq_ptr, time, heads, prefix,
+    q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, dy_ptr, numbers_ptr, dq_ptr, time, heads, prefix,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
     group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, packed: tl.constexpr,
@@ -269,32 +266,32 @@ def query_gradients(
     v_ptr += batch * v_batch + kv_head * v_head
     q = load_tile(q_ptr + batch * q_batch + head * q_head, row, q_row, time, D, block_d, True)
     dy = load_tile(dy_ptr + (batch * time * heads + head) * V, row, heads * V, time, V, block_v, True)
-    numbers = (batch * heads + head) * time + row
-    lse = tl.load(lse_ptr + numbers, mask=inside, other=float("inf"))
-    delta = tl.load(delta_ptr + numbers, mask=inside, other=0.0)
-    dq = tl.zeros((block_m, block_d), tl.float32)
     log_scale = scale * LOG2_E
+    numbers = numbers_ptr + (batch * heads + head) * 2 * time + row
+    base = tl.load(numbers, mask=inside, other=float("-inf")) * log_scale
+    minus_delta = tl.load(numbers + time, mask=inside, other=0.0)
+    dq = tl.zeros((block_m, block_d), tl.float32)
     whole = prefix // block_n * block_n
     dq = _to_queries(
-        dq, q, dy, lse, delta, pk_ptr, pv_ptr, row, start, 0, whole, prefix, D, V, log_scale,
+        dq, q, dy, base, minus_delta, pk_ptr, pv_ptr, row, start, 0, whole, prefix, D, V, log_scale,
         D, block_d, V, block_v, block_n, False, False,
     )  # fmt: skip
     dq = _to_queries(
-        dq, q, dy, lse, delta, pk_ptr, pv_ptr, row, start, whole, prefix, prefix, D, V, log_scale,
+        dq, q, dy, base, minus_delta, pk_ptr, pv_ptr, row, start, whole, prefix, prefix, D, V, log_scale,
         D, block_d, V, block_v, block_n, True, False,
     )  # fmt: skip
     first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)
     if packed:
         dq = _to_queries(
-            dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row, log_scale,
+            dq, q, dy, base, minus_delta, k_ptr, v_ptr, row, start, first, full, time, k_row, v_row, log_scale,
             D, block_d, V, block_v, block_n, True, True,
         )  # fmt: skip
     dq = _to_queries(
-        dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row, log_scale,
+        dq, q, dy, base, minus_delta, k_ptr, v_ptr, row, start, full, diagonal, time, k_row, v_row, log_scale,
         D, block_d, V, block_v, block_n, False, True,
     )  # fmt: skip
     dq = _to_queries(
-        dq, q, dy, lse, delta, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time, k_row, v_row,
+        dq, q, dy, base, minus_delta, k_ptr, v_ptr, row, start, tl.maximum(diagonal, first), end, time, k_row, v_row,
         log_scale, D, block_d, V, block_v, block_n, True, True,
     )  # fmt: skip
     store_tile(dq_ptr + (batch * time * heads + head) * D, row, heads * D, time, dq * scale, D, block_d)

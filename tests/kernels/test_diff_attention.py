@@ -156,6 +156,32 @@ def test_a_node_of_a_compiled_graph_gives_the_same_outputs_and_gradients(device,
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_compiler_looks_into_pytorchs_attention_where_that_is_the_fastest(monkeypatch, tmp_path, packed):
+    from nlrl.kernels import devices
+    from nlrl.kernels.diff_attention import node
+
+    gpu, called = "NVIDIA Made Up", []
+    monkeypatch.setattr(devices, "FOLDER", tmp_path)
+    monkeypatch.setattr(devices, "current", lambda: gpu)
+    devices.write(gpu, "", {"diff_attention": {"provider": "composed"}})
+    node._chosen.cache_clear()
+    *arguments, _ = inputs(SHAPES[1], torch.float32)
+    starts = document_starts(SHAPES[1]) if packed else None
+
+    def backend(graph, given):
+        called.extend(str(each.target) for each in graph.graph.nodes)
+        return graph
+
+    monkeypatch.setattr(kernels.diff_attention, "_cuda", kernels.diff_attention.eager)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        y = torch.compile(kernels.diff_attention.node, backend=backend)(*arguments, starts=starts)
+    node._chosen.cache_clear()
+    torch.testing.assert_close(y, kernels.diff_attention.reference(*arguments, starts=starts), rtol=1e-4, atol=1e-4)
+    assert any("nlrl" in name for name in called) == packed
+
+
 def check_small_tiles(device: str) -> None:
     """Many tiles of unequal sizes, so that all parts of all loops have some."""
     from nlrl.kernels.diff_attention import triton as module
@@ -173,7 +199,7 @@ def check_node(device: str) -> None:
     """A compiled graph calls the same programs."""
     from nlrl.kernels.diff_attention import node, triton
 
-    node._chosen = lambda: True
+    node.fused_module = lambda *given: triton
     arguments, starts = inputs(SHAPES[1], torch.float32, device), document_starts(SHAPES[1], device)
     found, expected = (results(f, arguments, starts) for f in (kernels.diff_attention.node, triton.diff_attention))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
@@ -194,6 +220,15 @@ def check_what_differs(diff_attention, device: str) -> None:
     assert all(part.isfinite().all() for part in found)
 
 
+def check_composed(device: str) -> None:
+    """PyTorch's attention with our passes before and behind it."""
+    from nlrl.kernels.diff_attention.composed import diff_attention
+
+    for dtype in (torch.float32,) if device == "cpu" else (torch.float16, torch.bfloat16):
+        for shape in (Shape(2, 37, 4, 2, 24), Shape(1, 50, 2, 2, 64), Shape(2, 33, 1, 1, 128)):
+            assert_as_exact(diff_attention, shape, dtype, device)
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.diff_attention.triton import diff_attention
@@ -207,6 +242,18 @@ def check_triton(device: str) -> None:
     check_small_tiles(device)
     check_what_differs(diff_attention, device)
     check_node(device)
+    check_composed(device)
+
+
+def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
+    pytest.importorskip("triton")
+    from nlrl.kernels.peers import PEERS
+
+    peer, shape = PEERS["diff_attention"]["composed"], SHAPES[1]
+    *arguments, _ = inputs(shape, torch.bfloat16)
+    assert peer.fits(*arguments)
+    assert not peer.fits(*arguments, starts=document_starts(shape))
+    assert not peer.fits(*inputs(shape)[:-1])
 
 
 def test_triton_kernels_in_the_interpreter():

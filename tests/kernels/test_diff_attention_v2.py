@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels import launches
+from nlrl.kernels.peers import PEERS
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("y", "dquery", "dkey", "dvalue", "dgate")
@@ -77,14 +79,14 @@ def results(function, arguments, starts=None) -> list[torch.Tensor]:
     return [y.detach().double(), *(g.double() for g in torch.autograd.grad(y, leaves, dy))]
 
 
-def assert_as_exact(function, shape: Shape, dtype, device="cpu", packed=False):
+def assert_as_exact(function, shape: Shape, dtype, device="cpu", packed=False, poisoned=True):
     """Its error is at most 1.5 times that of PyTorch's calls in the same dtype; arguments rounded before both, and
-    memory that nobody wrote is NaN."""
+    memory that nobody wrote is NaN if `poisoned`, which goes with equal bits."""
     arguments = inputs(shape, dtype, device)
     starts = document_starts(shape, device) if packed else None
     exact = results(kernels.diff_attention_v2.reference, [tensor.double() for tensor in arguments], starts)
     yardstick = results(kernels.diff_attention_v2.eager, arguments, starts)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(poisoned, warn_only=True)
     try:
         ours = results(function, arguments, starts)
     finally:
@@ -114,6 +116,33 @@ def test_a_compiled_call_is_the_same():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def check_composed(device: str) -> None:
+    """PyTorch's attention with our passes before and behind it."""
+    from nlrl.kernels.diff_attention_v2.composed import diff_attention_v2
+
+    for dtype in (torch.float32,) if device == "cpu" else (torch.float16, torch.bfloat16):
+        for shape in (Shape(2, 37, 4, 2, 24), Shape(1, 50, 2, 2, 64), Shape(2, 33, 1, 1, 128)):
+            assert_as_exact(diff_attention_v2, shape, dtype, device)
+
+
+def check_one_pass(device: str) -> None:
+    """All gradients in one launch: as exact, and left alone where equal bits are asked for."""
+    from nlrl.kernels.diff_attention_v2.triton import diff_attention_v2
+
+    for numbers, shape in (((16, 32, 4, 1), Shape(2, 60, 4, 2, 24)), ((32, 16, 4, 1), Shape(1, 71, 2, 2, 64))):
+        with launches.trying("diff_attention_v2", "one_pass/64", numbers):
+            for packed in (False, True):
+                assert_as_exact(diff_attention_v2, shape, torch.float16, device, packed, poisoned=False)
+            arguments = inputs(shape, torch.float16, device)
+            with launches.asked() as together:
+                results(diff_attention_v2, arguments)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            with launches.asked() as apart:
+                results(diff_attention_v2, arguments)
+            torch.use_deterministic_algorithms(False)
+        assert "query_gradients/64" in apart - together
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.diff_attention_v2 import triton as module
@@ -135,6 +164,17 @@ def check_triton(device: str) -> None:
     torch.testing.assert_close(function(*arguments), kernels.diff_attention_v2.reference(*arguments))
     none = [part[:0].float() for part in arguments]
     assert function(*none).shape == (0, 37, 2, 16)
+    check_composed(device)
+    check_one_pass(device)
+
+
+def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
+    pytest.importorskip("triton")
+    peer, shape = PEERS["diff_attention_v2"]["composed"], SHAPES[1]
+    *arguments, _ = inputs(shape, torch.bfloat16)
+    assert peer.fits(*arguments)
+    assert not peer.fits(*arguments, starts=document_starts(shape))
+    assert not peer.fits(*inputs(shape)[:-1])
 
 
 def test_triton_kernels_in_the_interpreter():
@@ -156,7 +196,9 @@ def test_triton_kernels_on_the_device_are_exact():
 def test_real_sizes_are_exact_and_repeatable(shape, dtype, packed):
     assert_as_exact(kernels.diff_attention_v2, shape, dtype, "cuda", packed)
     arguments, starts = inputs(shape, dtype, "cuda"), document_starts(shape, "cuda") if packed else None
+    torch.use_deterministic_algorithms(True, warn_only=True)
     first, second = (results(kernels.diff_attention_v2, arguments, starts) for _ in range(2))
+    torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
