@@ -98,8 +98,10 @@ class Mamba(nn.Module):
         self.D = nn.Parameter(torch.ones(width))
         self.sizes = (rank, states, states)
 
-    def forward(self, x: Tensor, gate: Tensor, shared: Shared) -> tuple[Tensor, Tensor, Tensor]:
-        """x, gate: `(batch, time, d_inner)`. Returns as much, and what `Left` keeps."""
+    def forward(self, x: Tensor, gate: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x, gate: `(batch, time, d_inner)`. Returns as much, and what `Left` keeps: nothing if it is kept already."""
+        if steps_alone(x, shared.state):
+            return self._step(x[:, 0], gate[:, 0], shared)[:, None], None, None
         i, state, prefix = self.index, shared.state, shared.prefix
         window, ssm = (None, None) if state is None else (state.conv[i], state.ssm[i])
         first_window, first = (None, None) if prefix.ssm is None else (prefix.conv[i], prefix.ssm[i])  # pyright: ignore
@@ -113,6 +115,18 @@ class Mamba(nn.Module):
             x, delta, A, self.B_norm(B), self.C_norm(C), self.D, shared.positions, ssm, first
         )
         return y * F.silu(gate), window, ssm
+
+    def _step(self, x: Tensor, gate: Tensor, shared: Shared) -> Tensor:
+        """One new token a row, `(batch, d_inner)`; the state is written over."""
+        i, state = self.index, shared.state
+        assert state is not None
+        norms = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
+        weights = self.x_proj.weight, *norms, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D
+        first = (None if part is None else part[i] for part in (state.meta_conv, state.meta_ssm))
+        return kernels.mamba1_step(
+            x, gate, state.conv[i], state.ssm[i], self.conv_weight, self.conv_bias, *weights, shared.positions[:, 0],
+            self.dt_norm.eps, *first,
+        )  # fmt: skip
 
     def keep(self, left: Left, state: HymbaState) -> None:
         if left.conv is not None and left.ssm is not None:
@@ -278,6 +292,11 @@ class Layer(CheckpointedLayer):
         y, seen, left = self.mixer(self.mixer_norm(x), shared, seen)
         x = x + y
         return x + self.mlp(self.mlp_norm(x)), seen, left
+
+
+def steps_alone(x: Tensor, state: HymbaState | None) -> bool:
+    """Whether a call is one new token a row, and a kernel is made for that."""
+    return x.is_cuda and x.shape[1] == 1 and state is not None and not torch.is_grad_enabled()
 
 
 def takes_spans(x: Tensor, state: HymbaState | None) -> bool:

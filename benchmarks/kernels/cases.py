@@ -179,6 +179,21 @@ def ssd(
     return inputs | ({"overwrite": True} if time == 1 else {})
 
 
+def mamba1_step(draw: Draw, rows: int, channels: int, states: int, rank: int, taps: int) -> Inputs:
+    wide, outputs = draw.wide, rank + 2 * states
+    return {
+        "x": draw.normal(rows, channels), "gate": draw.normal(rows, channels),
+        "window": draw.normal(rows, taps - 1, channels), "state": draw.normal(rows, channels, states, dtype=wide),
+        "conv_weight": 0.5 * draw.normal(channels, taps), "conv_bias": draw.normal(channels),
+        "x_proj": draw.normal(outputs, channels) * channels**-0.5,
+        "dt_norm": 0.5 + draw.share(rank).to(draw.dtype), "B_norm": 0.5 + draw.share(states).to(draw.dtype),
+        "C_norm": 0.5 + draw.share(states).to(draw.dtype),
+        "dt_proj": draw.normal(channels, rank) * rank**-0.5, "dt_bias": draw.normal(channels, dtype=wide) - 3,
+        "A_log": draw.normal(channels, states, dtype=wide), "D": draw.normal(channels, dtype=wide),
+        "positions": torch.arange(rows, device=draw.device),
+    }  # fmt: skip
+
+
 def mamba2_step(
     draw: Draw, rows: int, heads: int, head_dim: int, groups: int, states: int, taps: int
 ) -> Inputs:  # fmt: skip
@@ -290,6 +305,7 @@ CASES: dict[str, Case] = {
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
+    "mamba1_step": Case(mamba1_step, outputs=_decoded),
     "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
     "diff_attention_v2": Case(diff_attention_v2, ("query", "key", "value", "gate")),

@@ -17,7 +17,9 @@ def mamba1_step(
     conv_weight: Tensor,
     conv_bias: Tensor | None,
     x_proj: Tensor,
-    norms: tuple[Tensor, Tensor, Tensor] | None,
+    dt_norm: Tensor | None,
+    B_norm: Tensor | None,
+    C_norm: Tensor | None,
     dt_proj: Tensor,
     dt_bias: Tensor,
     A_log: Tensor,
@@ -29,6 +31,6 @@ def mamba1_step(
 ) -> Tensor:
     """See `reference.mamba1_step`."""
     return composed(
-        causal_conv1d, selective_scan, x, gate, window, state, conv_weight, conv_bias, x_proj, norms, dt_proj, dt_bias,
-        A_log, D, positions, eps, first_window, first_state,
+        causal_conv1d, selective_scan, x, gate, window, state, conv_weight, conv_bias, x_proj, dt_norm, B_norm,
+        C_norm, dt_proj, dt_bias, A_log, D, positions, eps, first_window, first_state,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """One token of a Mamba-1 mixer between its matrices, in plain PyTorch (arXiv 2312.00752, section 3.4, and its code; the
 norms of step, B and C are Jamba's, arXiv 2403.19887): convolution, low-rank maps, recurrence and gate.
 
-    u = silu(conv(x, window))              [d, B, C] = X u, each divided by its root mean square, if there are norms
+    u = silu(conv(x, window))              [d, B, C] = X u, each divided by its root mean square, if it has a norm
     delta = softplus(W d + bias)           h <- exp(delta A) h + delta u B'
     y = (h C + D u) silu(gate)
 
@@ -27,7 +27,9 @@ def mamba1_step(
     conv_weight: Tensor,
     conv_bias: Tensor | None,
     x_proj: Tensor,
-    norms: tuple[Tensor, Tensor, Tensor] | None,
+    dt_norm: Tensor | None,
+    B_norm: Tensor | None,
+    C_norm: Tensor | None,
     dt_proj: Tensor,
     dt_bias: Tensor,
     A_log: Tensor,
@@ -43,7 +45,7 @@ def mamba1_step(
         window: `(rows, K-1, channels)`, inputs of the convolution before the token; the new one is written over it.
         state: `(rows, channels, N)`; the same.
         conv_weight: `(channels, K)`; conv_bias: `(channels,)` or None.
-        x_proj: `(rank + 2 N, channels)`, X; norms: the scales of d `(rank,)`, of B and of C `(N,)`, or None.
+        x_proj: `(rank + 2 N, channels)`, X; dt_norm: `(rank,)`; B_norm, C_norm: `(N,)`: scales; None: no such norm.
         dt_proj: `(channels, rank)`, W; dt_bias, D: `(channels,)`.
         A_log: `(channels, N)`; A is minus its exponential.
         positions: `(rows,)` long; 0 begins a document, whatever the row held; -1 is padding, which changes nothing, and
@@ -53,14 +55,14 @@ def mamba1_step(
     Returns: y, `(rows, channels)`, of the dtype of x. Sums are in float32 at least.
     """
     return composed(
-        causal_conv1d, selective_scan, x, gate, window, state, conv_weight, conv_bias, x_proj, norms, dt_proj, dt_bias,
-        A_log, D, positions, eps, first_window, first_state,
+        causal_conv1d, selective_scan, x, gate, window, state, conv_weight, conv_bias, x_proj, dt_norm, B_norm,
+        C_norm, dt_proj, dt_bias, A_log, D, positions, eps, first_window, first_state,
     )  # fmt: skip
 
 
 def composed(
-    convolve, recur, x, gate, window, state, conv_weight, conv_bias, x_proj, norms, dt_proj, dt_bias, A_log, D,
-    positions, eps, first_window, first_state,
+    convolve, recur, x, gate, window, state, conv_weight, conv_bias, x_proj, dt_norm, B_norm,
+    C_norm, dt_proj, dt_bias, A_log, D, positions, eps, first_window, first_state,
 ) -> Tensor:  # fmt: skip
     """The step, by a convolution and a recurrence with the signatures of `causal_conv1d` and `selective_scan`."""
     places, rank, states = positions[:, None], dt_proj.shape[1], state.shape[2]
@@ -68,8 +70,8 @@ def composed(
     window.copy_(after)
     u = F.silu(u)
     parts = F.linear(u, x_proj).split((rank, states, states), -1)
-    if norms is not None:
-        parts = [F.rms_norm(part, scale.shape, scale, eps) for part, scale in zip(parts, norms, strict=True)]
+    scales = zip(parts, (dt_norm, B_norm, C_norm), strict=True)
+    parts = [part if scale is None else F.rms_norm(part, scale.shape, scale, eps) for part, scale in scales]
     wide = torch.promote_types(x.dtype, torch.float32)
     delta = F.softplus(F.linear(parts[0], dt_proj).to(wide) + dt_bias)
     y, after = recur(u, delta, -A_log.to(wide).exp(), parts[1], parts[2], D, places, state, first_state)

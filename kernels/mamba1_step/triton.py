@@ -1,8 +1,8 @@
 """One token of a Mamba-1 mixer for CUDA, in two launches: every channel's step size needs all channels' convolution.
 
-1. `_project` makes d, B and C of 16 rows at a time: a program convolves a slice of the channels and multiplies it by its
-   slice of X into some of the outputs. The last program of a tile to be done, by a count in memory, adds the slices up,
-   in their order whoever is last, so equal inputs give equal bits.
+1. `_project` makes d, B and C of 16 rows at a time: a program convolves a slice of the channels and multiplies it by
+   its slice of X into some of the outputs. The last program of a tile to be done, by a count in memory, adds the
+   slices up, in their order whoever is last, so equal inputs give equal bits.
 2. `_advance` owns some channels of 16 rows: it convolves them once more, as the window that it shifts is in registers
    anyway, divides d, B and C by their root mean squares, multiplies d by its slice of W on tensor cores, updates the
    state, adds D and multiplies by the gate.
@@ -29,16 +29,16 @@ from nlrl.kernels import devices
 from nlrl.kernels.mamba1_step.eager import mamba1_step as eager
 
 LAUNCH: dict[str, Any] = {
-    "slice_k": 128, "block_k": 64, "block_o": 32, "warps": 4, "block_d": 16, "step_warps": 4, "pdl": False,
+    "slice_k": 128, "block_k": 64, "block_o": 32, "warps": 4, "block_d": 32, "step_warps": 4, "pdl": False,
 }  # fmt: skip
 """slice_k: channels of a program of `_project`, block_k at once, for block_o outputs; block_d: channels of one of
 `_advance`."""
 CANDIDATES: list[dict[str, Any]] = [
     LAUNCH | change
     for change in (
-        {}, {"pdl": True}, {"block_d": 32}, {"block_d": 32, "pdl": True}, {"block_d": 8, "pdl": True},
+        {}, {"pdl": True}, {"block_d": 16}, {"block_d": 16, "pdl": True}, {"block_d": 8, "pdl": True},
         {"slice_k": 256, "block_o": 16, "pdl": True}, {"slice_k": 64, "pdl": True},
-        {"block_d": 32, "step_warps": 8, "pdl": True},
+        {"block_d": 64, "step_warps": 8, "pdl": True},
     )
 ]  # fmt: skip
 ROWS = 16
@@ -104,7 +104,7 @@ def _project(
     row, position, real = _rows_of(position_ptr, tl.program_id(2), rows, block_m)
     o = tl.program_id(1) * block_o + tl.arange(0, block_o)
     total = tl.zeros((block_m, block_o), tl.float32)
-    for start in tl.static_range(0, slice_k, block_k):
+    for start in range(0, slice_k, block_k):
         c = tl.program_id(0) * slice_k + start + tl.arange(0, block_k)
         u = _convolved(
             x_ptr, window_ptr, weight_ptr, bias_ptr, first_ptr, row, position, real, c, x_row, channels, taps, has_bias,
@@ -121,9 +121,10 @@ def _project(
     if tl.atomic_add(count, 1, sem="acq_rel") == slices - 1:
         tl.store(count, 0)  # for the next launch
         total = tl.zeros((block_m, block_o), tl.float32)
-        for i in tl.static_range(slices):
-            part = parts_ptr + tl.cast(i, tl.int64) * rows * outputs
-            total += tl.load(part + at, mask=inside, other=0.0, cache_modifier=".cg")
+        part = parts_ptr + at
+        for _ in range(slices):
+            total += tl.load(part, mask=inside, other=0.0, cache_modifier=".cg")
+            part += rows * outputs
         tl.store(mixed_ptr + at, total, mask=inside)
 
 
@@ -200,7 +201,9 @@ def mamba1_step(
     conv_weight: Tensor,
     conv_bias: Tensor | None,
     x_proj: Tensor,
-    norms: tuple[Tensor, Tensor, Tensor] | None,
+    dt_norm: Tensor | None,
+    B_norm: Tensor | None,
+    C_norm: Tensor | None,
     dt_proj: Tensor,
     dt_bias: Tensor,
     A_log: Tensor,
@@ -212,17 +215,19 @@ def mamba1_step(
 ) -> Tensor:
     """See `reference.mamba1_step`; `eager` takes float64, large states and ranks, and windows with gaps."""
     (rows, channels, states), rank, taps = state.shape, dt_proj.shape[1], conv_weight.shape[1]
-    weights = (conv_weight, conv_bias, x_proj, norms, dt_proj, dt_bias, A_log, D)
+    weights = (conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, dt_bias, A_log, D)
     firsts = [None if first is None else first.contiguous() for first in (first_window, first_state)]
     even = window.is_contiguous() and state.is_contiguous() and x.stride(-1) == gate.stride(-1) == 1 and taps > 1
+    even = even and (dt_norm is None) == (B_norm is None) == (C_norm is None)
     if x.dtype == torch.float64 or not even or not rows or states > MOST_STATES or rank > MOST_RANK:
         return eager(x, gate, window, state, *weights, positions, eps, *firsts)
     launch, outputs = devices.launch("mamba1_step", LAUNCH), rank + 2 * states
     slices, tiles = triton.cdiv(channels, launch["slice_k"]), triton.cdiv(rows, ROWS)
     columns, pdl = triton.cdiv(outputs, launch["block_o"]), launch["pdl"] and x.is_cuda
     parts, mixed = (x.new_empty((n, rows, outputs), dtype=torch.float32) for n in (slices, 1))
-    y, (dt_norm, B_norm, C_norm) = x.new_empty((rows, channels)), norms or (D, D, D)
+    y = x.new_empty((rows, channels))
     bias, first_window, first_state = (D if part is None else part for part in (conv_bias, *firsts))
+    norms = [D if norm is None else norm.contiguous() for norm in (dt_norm, B_norm, C_norm)]
     shared = {
         "outputs": outputs, "block_m": ROWS, "taps": taps, "has_bias": conv_bias is not None,
         "has_first": firsts[0] is not None, "pdl": pdl,
@@ -234,10 +239,10 @@ def mamba1_step(
             block_k=launch["block_k"], block_o=launch["block_o"], num_warps=launch["warps"], **shared,
         )  # fmt: skip
         _advance[(triton.cdiv(channels, launch["block_d"]), tiles)](
-            x, gate, window, state, conv_weight, bias, first_window, first_state, mixed, dt_norm, B_norm, C_norm,
+            x, gate, window, state, conv_weight, bias, first_window, first_state, mixed, *norms,
             dt_proj, dt_bias, A_log, D, positions, y, rows, x.stride(0), gate.stride(0), channels, eps, rank=rank,
             states=states, block_d=launch["block_d"], block_r=max(16, triton.next_power_of_2(rank)),
-            block_n=triton.next_power_of_2(states), has_first_state=firsts[1] is not None, normed=norms is not None,
+            block_n=triton.next_power_of_2(states), has_first_state=firsts[1] is not None, normed=dt_norm is not None,
             num_warps=launch["step_warps"], **shared, **({"launch_pdl": True} if pdl else {}),
         )  # fmt: skip
     return y

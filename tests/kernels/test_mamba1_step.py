@@ -37,13 +37,14 @@ def inputs(shape: Shape, dtype=torch.float64, device="cpu"):
         return (scale * torch.randn(size, generator=draw, dtype=torch.float64)).to(device, dtype)
 
     x, gate = normal(rows, 3 * channels).split((channels, 2 * channels), -1)
-    norms = tuple(1 + normal(size, scale=0.25) for size in (rank, states, states))
+    names = ("dt_norm", "B_norm", "C_norm")
+    norms = [1 + normal(size, scale=0.25) for size in (rank, states, states)]
     first = normal(shape.taps - 1, channels), normal(channels, states, dtype=wide)
     return {
         "x": x, "gate": gate[:, :channels], "window": normal(rows, shape.taps - 1, channels),
         "state": normal(rows, channels, states, dtype=wide), "conv_weight": normal(channels, shape.taps, scale=0.5),
         "conv_bias": normal(channels) if shape.bias else None,
-        "x_proj": normal(rank + 2 * states, channels, scale=channels**-0.5), "norms": norms if shape.normed else None,
+        "x_proj": normal(rank + 2 * states, channels, scale=channels**-0.5), **dict(zip(names, norms if shape.normed else [None] * 3, strict=True)),
         "dt_proj": normal(channels, rank, scale=rank**-0.5), "dt_bias": normal(channels, dtype=wide) - 1,
         "A_log": normal(channels, states, scale=0.5, dtype=wide), "D": normal(channels, dtype=wide),
         "positions": torch.tensor([9, 0, -1, 1, 2] * rows)[:rows].to(device), "eps": 1e-5,
@@ -52,8 +53,6 @@ def inputs(shape: Shape, dtype=torch.float64, device="cpu"):
 
 
 def widened(value):
-    if isinstance(value, tuple):
-        return tuple(map(widened, value))
     return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
@@ -88,8 +87,9 @@ def test_it_is_the_step_of_the_longer_ops(shape):
     u, window = kernels.causal_conv1d(x, given["conv_weight"], given["conv_bias"], where, None, first_window)
     u = F.silu(u)
     dt, B, C = (u @ given["x_proj"].T).split((shape.rank, shape.states, shape.states), -1)
-    if given["norms"] is not None:
-        dt, B, C = (F.rms_norm(p, w.shape, w, 1e-5) for p, w in zip((dt, B, C), given["norms"], strict=True))
+    if shape.normed:
+        norms = (given[name] for name in ("dt_norm", "B_norm", "C_norm"))
+        dt, B, C = (F.rms_norm(part, w.shape, w, 1e-5) for part, w in zip((dt, B, C), norms, strict=True))
     delta = F.softplus(dt @ given["dt_proj"].T + given["dt_bias"])
     A = -given["A_log"].exp()
     y, state = kernels.selective_scan(u, delta, A, B, C, given["D"], where, None, first)
@@ -122,7 +122,9 @@ def check_triton(device: str) -> None:
         module.LAUNCH |= plain
     assert not any(counter.any() for counter in module._counters.values())
     wide = inputs(SHAPES[1], device=device)
-    for ours, theirs in zip(*(results(f, wide) for f in (module.mamba1_step, kernels.mamba1_step.reference)), strict=True):
+    for ours, theirs in zip(
+        *(results(f, wide) for f in (module.mamba1_step, kernels.mamba1_step.reference)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
