@@ -24,17 +24,22 @@ import triton.language as tl
 
 
 @triton.jit
+def _halves(a, dtype: tl.constexpr):
+    # float32 as a sum of two bfloat16. The first is cut off, not rounded: converting it back would be slow.
+    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return high.to(dtype), (a - high).to(dtype)
+
+
+@triton.jit
 def _dot(a, b):
     # One of a and b may be float32 beside bfloat16.
     if a.dtype == b.dtype:
         out = tl.dot(a, b, input_precision="tf32x3")
     elif a.dtype == tl.float32:
-        high = a.to(b.dtype)
-        low = (a - high.to(tl.float32)).to(b.dtype)
+        high, low = _halves(a, b.dtype)
         out = tl.dot(high, b, tl.dot(low, b))
     else:
-        high = b.to(a.dtype)
-        low = (b - high.to(tl.float32)).to(a.dtype)
+        high, low = _halves(b, a.dtype)
         out = tl.dot(a, high, tl.dot(a, low))
     return out
 
@@ -139,6 +144,34 @@ def outputs(
     if skip:
         y += tl.load(D_ptr + head) * x.to(tl.float32)
     _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
+
+
+@triton.jit
+def walk(
+    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, first_ptr, states_ptr, last_ptr, y_ptr, time, chunks,
+    x_row, B_row, C_row, keeps: tl.constexpr, skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    p = tl.arange(0, block_p)
+    own = tl.program_id(0).to(tl.int64) * P + p
+    group = head // per_group * N
+    state = _tile(first_ptr, own, p < P, N, 0, N, block_n)
+    for chunk in range(chunks):
+        token, inside = _chunk(batch, chunk, time, Q)
+        x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p)
+        B = _tile(B_ptr, token, inside, B_row, group, N, block_n)
+        C = _tile(C_ptr, token, inside, C_row, group, N, block_n)
+        if keeps:
+            _put(states_ptr, ((batch * chunks + chunk) * heads + head) * P + p, p < P, N, 0, N, state, block_n)
+        dt, c, document, into, out, through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+        scores = _dot(C, tl.trans(B)) * _within(c, document, Q, False) * dt[None, :]
+        y = into[:, None] * _dot(C, tl.trans(state)) + _dot(scores, x)
+        if skip:
+            y += tl.load(D_ptr + head) * x.to(tl.float32)
+        _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
+        state = through * state + _dot(tl.trans(x.to(tl.float32) * (dt * out)[:, None]), B)
+    _put(last_ptr, own, p < P, N, 0, N, state, block_n)
 
 
 @triton.jit
