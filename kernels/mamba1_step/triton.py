@@ -27,6 +27,7 @@ from triton.language.extra import cuda as tl_cuda
 
 from nlrl.kernels import devices
 from nlrl.kernels.mamba1_step.eager import mamba1_step as eager
+from nlrl.kernels.selective_scan.triton_programs import softplus_of
 
 LAUNCH: dict[str, Any] = {
     "slice_k": 128, "block_k": 64, "block_o": 32, "warps": 4, "block_d": 32, "step_warps": 4, "pdl": False,
@@ -49,7 +50,7 @@ _counters: dict[torch.device, Tensor] = {}
 
 @triton.jit
 def _silu(x):
-    return x / (1.0 + tl.exp(-x))
+    return x / (1.0 + tl.exp2(x * -1.4426950408889634))
 
 
 @triton.jit
@@ -169,7 +170,7 @@ def _advance(
     C = _normed(mixed_ptr, C_norm_ptr, row, real, rank + states, eps, outputs, states, block_n, normed)
     delta = tl.dot(d.to(W.dtype), W, input_precision="ieee")
     delta += tl.load(dt_bias_ptr + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
-    delta = tl.where(delta > 20.0, delta, tl.log(1.0 + tl.exp(delta)))
+    delta = softplus_of(delta)
     u = _convolved(
         x_ptr, window_ptr, weight_ptr, bias_ptr, first_ptr, row, position, real, c, x_row, channels, taps, has_bias,
         has_first, True,

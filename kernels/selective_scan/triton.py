@@ -78,7 +78,7 @@ def _programs(device: torch.device) -> int:
 
 
 class Inputs(NamedTuple):
-    """What a scan takes: all tensors contiguous; A, D, bias, state and initial in float32."""
+    """What a scan takes: all tensors but gate contiguous; A, D, bias, state and initial in float32."""
 
     x: Tensor
     delta: Tensor
@@ -122,7 +122,8 @@ def _run(given: Inputs, keeps: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | N
                 A, state, edges, sums, plan.channels, plan.spans, backwards=False, **plan.tile
             )
         programs.forward[plan.grid](
-            x, delta, bias, A, B, C, D, _or(gate, x), position_ids, begin, edges, y, kept, after, *sizes, keeps=keeps,
+            x, delta, bias, A, B, C, D, _or(gate, x), position_ids, begin, edges, y, kept, after, plan.time,
+            plan.channels, _or(gate, x).stride(1), plan.span, keeps=keeps,
             gated=gate is not None, chunk=CHUNK, **options,
         )  # fmt: skip
     return y, after, kept, sums
@@ -148,9 +149,9 @@ def _gradients(given: Inputs, kept: Tensor, sums: Tensor | None, dy: Tensor, dst
     """Of each of `Inputs`."""
     x, delta, A, B, C, D, position_ids, _, initial, gate, bias = given
     plan, gated, edges = _plan(x, A.shape[1], backwards=True), gate is not None, dstate
-    sizes = (plan.time, plan.channels, plan.span)
+    sizes = (plan.time, plan.channels, _or(gate, x).stride(1), plan.span)
     dx, ddelta, before = torch.empty_like(x), torch.empty_like(delta), torch.empty_like(dstate)
-    dgate = None if gate is None else torch.empty_like(gate)
+    dgate = None if gate is None else torch.empty_like(x, dtype=gate.dtype)
     dB, dC = (A.new_empty((plan.blocks, *B.shape)) for _ in range(2))
     dA, (dD, dbias) = _values(plan.rows, plan.spans, A), A.new_empty((2, plan.rows, plan.spans, plan.channels))
     dinitial = None if initial is None else torch.zeros_like(dA)
@@ -174,6 +175,12 @@ def _gradients(given: Inputs, kept: Tensor, sums: Tensor | None, dy: Tensor, dst
         dx, ddelta, dA.sum((0, 1)), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum((0, 1)), None, before,
         None if dinitial is None else dinitial.sum((0, 1)), dgate, None if bias is None else dbias.sum((0, 1)),
     )  # fmt: skip
+
+
+def _rows(gate: Tensor) -> Tensor:
+    """Tokens at even distances, as in a slice of wider rows."""
+    even = gate.stride(2) == 1 and gate.stride(0) == gate.shape[1] * gate.stride(1)
+    return gate if even else gate.contiguous()
 
 
 def _values(rows: int, count: int, A: Tensor) -> Tensor:
@@ -205,7 +212,7 @@ def scan(
     A, D, state = (tensor.float().contiguous() for tensor in (A, D, state))
     initial, bias = (None if tensor is None else tensor.float().contiguous() for tensor in (initial, bias))
     x, delta, B, C, positions = (tensor.contiguous() for tensor in (x, delta, B, C, position_ids))
-    gate = None if gate is None else gate.contiguous()
+    gate = None if gate is None else _rows(gate)
     given = Inputs(x, delta, A, B, C, D, positions, state, initial, gate, bias)
     if not torch.is_grad_enabled():
         return _run(given, keeps=False)[:2]

@@ -58,19 +58,30 @@ def _place_of(position_ptr, token, wanted):
 
 
 @triton.jit
-def _inputs(x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, c, n, states: tl.constexpr):
+def _inputs(
+    x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states: tl.constexpr,
+):  # fmt: skip
     """What a token brings, long before it is used. start: of the row; a token out of the row is not read."""
     token = start + tl.maximum(tl.minimum(t, end - 1), 0)
     position = _place_of(position_ptr, start + t, (t >= 0) & (t < end))
     return (
         position, _read(x_ptr, token, channels, c), _read(delta_ptr, token, channels, c),
-        _read(B_ptr, token, states, n), _read(C_ptr, token, states, n), _read(z_ptr, token, channels, c),
+        _read(B_ptr, token, states, n), _read(C_ptr, token, states, n),
+        tl.load(z_ptr + token * z_row + c, mask=c < channels, other=0.0),
     )  # fmt: skip
 
 
 @triton.jit
-def _silu(x):
-    return x / (1.0 + tl.exp(-x))
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
+
+
+@triton.jit
+def softplus_of(x):
+    """log(1 + e**x); by its series where e**x is small, as 1 + e**x has lost it there."""
+    e = tl.exp2(tl.minimum(x, 20.0) * LOG2_E)
+    series = 1.0 - e * (1 / 2 - e * (1 / 3 - e * (1 / 4 - e * (1 / 5 - e * (1 / 6)))))
+    return tl.where(x > 20.0, x, tl.where(e < 0.1, e * series, tl.log2(1.0 + e) * LN_2))
 
 
 @triton.jit
@@ -78,8 +89,7 @@ def _step_size(delta, bias, softplus: tl.constexpr):
     """The step size, in float32, from what is stored: itself, or what softplus makes it of."""
     delta = delta.to(tl.float32)
     if softplus:
-        delta += bias
-        delta = tl.where(delta > 20.0, delta, tl.log(1.0 + tl.exp(delta)))
+        delta = softplus_of(delta + bias)
     return delta
 
 
@@ -138,19 +148,19 @@ def ends(
     end = tl.minimum(first + span, time)
     start = row * time
     p0, x0, d0, B0, _C, _z = _inputs(
-        x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first, end, channels, c, n, states
+        x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first, end, channels, channels, c, n, states
     )
     p1, x1, d1, B1, _C, _z = _inputs(
-        x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first + 1, end, channels, c, n, states
+        x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first + 1, end, channels, channels, c, n, states
     )
     h = tl.zeros((block_d, block_n), tl.float32)
     total = tl.zeros((block_d,), tl.float32)
     for t in range(first, end, 2):
         q0, u0, e0, G0, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 2, end, channels, c, n, states
+            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 2, end, channels, channels, c, n, states
         )
         q1, u1, e1, G1, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 3, end, channels, c, n, states
+            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 3, end, channels, channels, c, n, states
         )
         h, step = _advance(
             h, A, bias, p0, x0, d0, B0, initial_ptr, channels, c, at, inside, has_initial, softplus, False
@@ -170,13 +180,14 @@ def _gated_gradient(dy, z, position, gated: tl.constexpr, plain: tl.constexpr):
     """The gradient of the output before the gate."""
     dy = _if_real(dy, position, plain)
     if gated:
-        dy *= _silu(_if_real(z, position, plain))
+        z = _if_real(z, position, plain)
+        dy *= z * _sigmoid(z)
     return dy
 
 
 @triton.jit(do_not_specialize=["time", "span"])
 def ends_backwards(
-    dy_ptr, delta_ptr, bias_ptr, A_ptr, C_ptr, z_ptr, position_ptr, ends_ptr, time, channels, span,
+    dy_ptr, delta_ptr, bias_ptr, A_ptr, C_ptr, z_ptr, position_ptr, ends_ptr, time, channels, z_row, span,
     states: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the state before a span if that of the state after it is zero."""
@@ -188,12 +199,12 @@ def ends_backwards(
     end = tl.minimum(first + span, time)
     start = row * time
     position, dy, delta, C, _C, z = _inputs(
-        dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 1, end, channels, c, n, states
+        dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 1, end, channels, z_row, c, n, states
     )
     g = tl.zeros((block_d, block_n), tl.float32)
     for i in range(0, end - first):
         q, u, e, G, _C, w = _inputs(
-            dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 2 - i, end, channels, c, n, states
+            dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 2 - i, end, channels, z_row, c, n, states
         )
         step = _if_real(_step_size(delta, bias, softplus), position, False)
         dy = _gated_gradient(dy, z, position, gated, False)
@@ -233,7 +244,8 @@ def _output(
     )
     y = tl.sum(h * C.to(tl.float32)[None, :], 1) + D * x.to(tl.float32)
     if gated:
-        y *= _silu(z.to(tl.float32))
+        z = z.to(tl.float32)
+        y *= z * _sigmoid(z)
     if plain:
         tl.store(y_ptr + token * channels + c, y.to(y_ptr.dtype.element_ty), mask=c < channels)
     else:
@@ -245,8 +257,9 @@ def _output(
 @triton.jit(do_not_specialize=["time", "span"])
 def forward(
     x_ptr, delta_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, position_ptr, initial_ptr, before_ptr, y_ptr,
-    kept_ptr, after_ptr, time, channels, span, states: tl.constexpr, has_initial: tl.constexpr, keeps: tl.constexpr,
-    softplus: tl.constexpr, gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr,
+    kept_ptr, after_ptr, time, channels, z_row, span, states: tl.constexpr, has_initial: tl.constexpr,
+    keeps: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr,
+    block_n: tl.constexpr,
 ):  # fmt: skip
     """before: the states that spans meet; kept: those that chunks meet; after: that behind the last token."""
     row, c, n, at, inside = _place(channels, states, block_d, block_n)
@@ -258,30 +271,30 @@ def forward(
     end = tl.minimum(first + span, time)
     start = row * time
     p0, x0, d0, B0, C0, z0 = _inputs(
-        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first, end, channels, c, n, states,
+        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first, end, channels, z_row, c, n, states,
     )  # fmt: skip
     p1, x1, d1, B1, C1, z1 = _inputs(
-        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 1, end, channels, c, n, states,
+        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 1, end, channels, z_row, c, n, states,
     )  # fmt: skip
     p2, x2, d2, B2, C2, z2 = _inputs(
-        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 2, end, channels, c, n, states,
+        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 2, end, channels, z_row, c, n, states,
     )  # fmt: skip
     p3, x3, d3, B3, C3, z3 = _inputs(
-        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 3, end, channels, c, n, states,
+        x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 3, end, channels, z_row, c, n, states,
     )  # fmt: skip
     h = tl.load(before_ptr + (row * tl.num_programs(1) + tl.program_id(1)) * size + at, mask=inside, other=0.0)
     for t in range(first, end, 4):
         q0, u0, e0, F0, G0, w0 = _inputs(
-            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 4, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 4, end, channels, z_row, c, n, states,
         )  # fmt: skip
         q1, u1, e1, F1, G1, w1 = _inputs(
-            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 5, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 5, end, channels, z_row, c, n, states,
         )  # fmt: skip
         q2, u2, e2, F2, G2, w2 = _inputs(
-            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 6, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 6, end, channels, z_row, c, n, states,
         )  # fmt: skip
         q3, u3, e3, F3, G3, w3 = _inputs(
-            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 7, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 7, end, channels, z_row, c, n, states,
         )  # fmt: skip
         if keeps:  # noqa: SIM102, what is known before the program runs stands alone
             if t % chunk == 0:
@@ -345,19 +358,21 @@ def _retreat(
     h = rest + push[:, None] * B[None, :]
     if gated:
         z = _if_real(z, position, plain)
-        share = 1.0 / (1.0 + tl.exp(-z))
+        share = _sigmoid(z)
         dz = doutput * (tl.sum(h * C[None, :], 1) + D * x) * share * (1.0 + z * (1.0 - share))
     dC = tl.sum(dy[:, None] * h, 0)
     g += dy[:, None] * C[None, :]
     dB = tl.sum(g * push[:, None], 0)
     dpush = tl.sum(g * B[None, :], 1)
     dexponent = g * rest
-    ddelta = _if_real(tl.sum(dexponent * A, 1) * LN_2 + dpush * x, position, plain)
+    ddelta = tl.sum(dexponent * A, 1) * LN_2 + dpush * x
+    if softplus:
+        ddelta *= _sigmoid(delta.to(tl.float32) + bias)
+    ddelta = _if_real(ddelta, position, plain)
     dA += dexponent * step[:, None]
     dD += dy * x
     dx = dpush * step + D * dy
     if softplus:
-        ddelta *= 1.0 - tl.exp(-step)  # the sigmoid of what softplus was taken of
         dbias += ddelta
     mask, states_mask = c < channels, n < states
     if not plain:
@@ -407,8 +422,9 @@ def _retreat_two(
 def backward(
     x_ptr, delta_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, position_ptr, initial_ptr, kept_ptr, dy_ptr,
     dafter_ptr, scratch_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
-    dstate_ptr, rows, time, channels, span, states: tl.constexpr, has_initial: tl.constexpr, softplus: tl.constexpr,
-    gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr,
+    dstate_ptr, rows, time, channels, z_row, span, states: tl.constexpr, has_initial: tl.constexpr,
+    softplus: tl.constexpr, gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr,
+    block_n: tl.constexpr,
 ):  # fmt: skip
     """dafter: gradients of the states behind spans; dstate: of that before the first token."""
     row, c, n, at, inside = _place(channels, states, block_d, block_n)
@@ -435,20 +451,22 @@ def backward(
         begin = first + (chunks - 1 - i) * chunk
         h = tl.load(kept_ptr + (row * tl.cdiv(time, chunk) + begin // chunk) * size + at, mask=inside, other=0.0)
         p0, x0, d0, B0, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin, end, channels, channels, c, n, states,
         )  # fmt: skip
         p1, x1, d1, B1, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin + 1, end, channels, c, n, states,
+            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin + 1, end, channels, channels, c, n,
+            states,
         )  # fmt: skip
         tl.debug_barrier()
         tl.store(scratch + held, h)
         for pair in range(1, chunk // 2):
             t = begin + pair * 2
             q0, u0, e0, F0, _C, _z = _inputs(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t, end, channels, c, n, states,
+                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t, end, channels, channels, c, n, states,
             )  # fmt: skip
             q1, u1, e1, F1, _C, _z = _inputs(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 1, end, channels, c, n, states,
+                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 1, end, channels, channels, c, n,
+                states,
             )  # fmt: skip
             if tl.minimum(p0, p1) > 0:
                 h, _s = _advance(
@@ -472,10 +490,10 @@ def backward(
             t = begin + pair * 2
             h = tl.load(scratch + pair * (block_d * block_n) + held)
             p0, x0, d0, B0, C0, z0 = _inputs(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, c, n, states,
+                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states,
             )  # fmt: skip
             p1, x1, d1, B1, C1, z1 = _inputs(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 1, end, channels, c, n, states,
+                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 1, end, channels, z_row, c, n, states,
             )  # fmt: skip
             dy0 = _read(dy_ptr, start + tl.minimum(t, end - 1), channels, c)
             dy1 = _read(dy_ptr, start + tl.minimum(t + 1, end - 1), channels, c)

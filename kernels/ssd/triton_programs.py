@@ -2,7 +2,8 @@
 
 1. `states`: a program owns some columns of one head's state and runs over a row's chunks; it stores the state before
    each chunk. Backwards over the chunks, with dy and C in place of x and B, it gives the gradients of the states.
-2. `outputs`: a program makes the outputs of one chunk and head.
+2. `outputs`: a program makes the outputs of one chunk and head. `walk` does both: a program owns a whole head, whose
+   state stays in registers, and writes outputs as it runs over the row's chunks.
 3. `shared_gradients`: a program takes one chunk and some heads of a group, adding up what they give to some columns of
    C, or of B. What several programs give to one number is added in a fixed order afterwards: equal inputs give equal
    bits. As sum_j (M' M)_ij + into_i dy_i . (S0 C_i) = C_i . C'_i, and the like for B, c' is a difference of two such.
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -68,16 +71,17 @@ def _chunk(batch, chunk, time, Q: tl.constexpr):
 
 @triton.jit
 def _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads: tl.constexpr, Q: tl.constexpr):
-    # dt; c; the number of the token's document; decays into each token, out of it to the end, and through the chunk.
+    # dt; c in units of log2(e), as exponentials are powers of 2; the number of the token's document; decays into each
+    # token, out of it to the end, and through the chunk.
     place = tl.load(position_ptr + token, mask=inside, other=-1)
     dt = tl.load(dt_ptr + token * heads + head, mask=place >= 0, other=0.0)
-    c = tl.cumsum(dt * tl.load(A_ptr + head), 0)
+    c = tl.cumsum(dt * (tl.load(A_ptr + head) * LOG2_E), 0)
     document = tl.cumsum((place == 0).to(tl.int32), 0)
     end = tl.sum(tl.where(tl.arange(0, Q) == Q - 1, c, 0.0), 0)
     newest = tl.max(document, 0)
-    into = tl.exp(tl.where(document == 0, c, float("-inf")))
-    out = tl.exp(tl.where(document == newest, end - c, float("-inf")))
-    through = tl.exp(tl.where(newest == 0, end, float("-inf")))
+    into = tl.exp2(tl.where(document == 0, c, float("-inf")))
+    out = tl.exp2(tl.where(document == newest, end - c, float("-inf")))
+    through = tl.exp2(tl.where(newest == 0, end, float("-inf")))
     return dt, c, document, into, out, through
 
 
@@ -90,7 +94,7 @@ def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
         exponent = tl.where(same & (t[:, None] <= t[None, :]), c[None, :] - c[:, None], float("-inf"))
     else:
         exponent = tl.where(same & (t[:, None] >= t[None, :]), c[:, None] - c[None, :], float("-inf"))
-    return tl.exp(exponent)
+    return tl.exp2(exponent)
 
 
 @triton.jit
