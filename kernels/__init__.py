@@ -20,6 +20,9 @@ from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eag
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
 from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
 from nlrl.kernels.linear_distillation.reference import linear_distillation as _linear_distillation
+from nlrl.kernels.mamba1_mixer.eager import compiled as _compiled_mamba1_mixer
+from nlrl.kernels.mamba1_mixer.eager import mamba1_mixer as _eager_mamba1_mixer
+from nlrl.kernels.mamba1_mixer.reference import mamba1_mixer as _mamba1_mixer
 from nlrl.kernels.mamba1_step.eager import mamba1_step as _eager_mamba1_step
 from nlrl.kernels.mamba1_step.reference import mamba1_step as _mamba1_step
 from nlrl.kernels.mamba2_step.eager import mamba2_step as _eager_mamba2_step
@@ -72,6 +75,12 @@ linear_distillation = Op(
     _eager_linear_distillation,
     triton="nlrl.kernels.linear_distillation.triton:linear_distillation",
 )
+mamba1_mixer = Op(
+    _mamba1_mixer,
+    _eager_mamba1_mixer,
+    triton="nlrl.kernels.mamba1_mixer.triton:mamba1_mixer",
+    compiled=_compiled_mamba1_mixer,
+)
 mamba1_step = Op(_mamba1_step, _eager_mamba1_step, triton="nlrl.kernels.mamba1_step.triton:mamba1_step")
 mamba2_step = Op(_mamba2_step, _eager_mamba2_step, triton="nlrl.kernels.mamba2_step.triton:mamba2_step")
 norm_rotary = Op(_norm_rotary, _eager_norm_rotary, triton="nlrl.kernels.norm_rotary.triton:norm_rotary")
@@ -121,6 +130,7 @@ __all__ = [
     "diff_attention_v2",
     "linear_cross_entropy",
     "linear_distillation",
+    "mamba1_mixer",
     "mamba1_step",
     "mamba2_step",
     "norm_rotary",

@@ -179,6 +179,21 @@ def ssd(
     return inputs | ({"overwrite": True} if time == 1 else {})
 
 
+def mamba1_mixer(
+    draw: Draw, batch: int, time: int, channels: int, states: int, rank: int, taps: int, documents: bool = False
+) -> Inputs:
+    x, gate = draw.normal(batch, time, 2 * channels).chunk(2, -1)
+    step = mamba1_step(draw, 1, channels, states, rank, taps)
+    weights = {name: value for name, value in step.items() if name not in ("x", "gate", "window", "state", "positions")}
+    return {"x": x, "gate": gate, **weights, "position_ids": draw.positions(batch, time, documents)}
+
+
+def _mixed(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs of padding are noise; a window is copied."""
+    y, _window, state = result
+    return {"y": y.masked_fill((inputs["position_ids"] < 0)[..., None], 0), "state": state}
+
+
 def mamba1_step(draw: Draw, rows: int, channels: int, states: int, rank: int, taps: int) -> Inputs:
     wide, outputs = draw.wide, rank + 2 * states
     return {
@@ -290,6 +305,7 @@ def _drawn(result: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 
 _CONV_LEAVES = ("x", "weight", "bias")
+_MAMBA1_LEAVES = ("x", "gate", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A_log", "D")
 _SCAN_LEAVES = ("x", "delta", "A", "B", "C", "D")
 
 CASES: dict[str, Case] = {
@@ -305,6 +321,7 @@ CASES: dict[str, Case] = {
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
+    "mamba1_mixer": Case(mamba1_mixer, _MAMBA1_LEAVES, _mixed),
     "mamba1_step": Case(mamba1_step, outputs=_decoded),
     "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),

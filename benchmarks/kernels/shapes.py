@@ -131,6 +131,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [Timed(_ssd(16, 512, 8, 48, 64)), _decode(_ssd(64, 1, 8, 48, 64))],
         "paper": [Timed(_ssd(8, 2048)), _decode(_ssd(64, 1)), _decode(_ssd(128, 1))],
     },
+    "mamba1_mixer": {
+        "small": [Timed(_scan(16, 512, 384) | {"rank": 12, "taps": 4})],
+        "paper": [Timed(_scan(8, 2048) | {"rank": 100, "taps": 4})],
+    },
     "mamba1_step": {
         "small": [_decode(_step1(64, 384, 16, 12))],
         "paper": [_decode(_step1(rows, 3200, 16, 100)) for rows in (1, 64, 128)],
@@ -201,6 +205,10 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 1, "time": 70, "heads": 4, "head_dim": 24, "groups": 2, "states": 40},
         {"batch": 3, "time": 1, "heads": 2, "head_dim": 16, "groups": 1, "states": 16},
     ],
+    "mamba1_mixer": [
+        {"batch": 2, "time": 40, "channels": 20, "states": 16, "rank": 5, "taps": 4},
+        {"batch": 3, "time": 41, "channels": 24, "states": 4, "rank": 3, "taps": 4, "documents": True},
+    ],
     "mamba1_step": [_step1(3, 70, 16, 5), _step1(19, 40, 10, 20)],
     "mamba2_step": [_step(3, 4, 8, 16), _step(2, 3, 12, 10)],
     "diff_attention": [
@@ -250,6 +258,7 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.5, "mamba_ssm kernel", ("backward",), False),
         _SCAN_DECODE,
     ],
+    "mamba1_mixer": [Target(2.0, "separate calls")],
     "mamba1_step": [_SCAN_DECODE],
     "mamba2_step": [_SCAN_DECODE],
     "diff_attention": [

@@ -11,11 +11,10 @@ and writes 4 c N bytes of state each; X and W, 2 (2 rank + 2 N) c bytes in bfloa
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.kernels.causal_conv1d.reference import causal_conv1d
+from nlrl.kernels.mamba1_mixer import reference as mixer
 from nlrl.kernels.selective_scan.reference import selective_scan
 
 
@@ -65,15 +64,10 @@ def composed(
     C_norm, dt_proj, dt_bias, A_log, D, positions, eps, first_window, first_state,
 ) -> Tensor:  # fmt: skip
     """The step, by a convolution and a recurrence with the signatures of `causal_conv1d` and `selective_scan`."""
-    places, rank, states = positions[:, None], dt_proj.shape[1], state.shape[2]
-    u, after = convolve(x[:, None], conv_weight, conv_bias, places, window, first_window)
+    y, after, h = mixer.composed(
+        convolve, recur, x[:, None], gate[:, None], conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj,
+        dt_bias, A_log, D, positions[:, None], eps, window, state, first_window, first_state,
+    )  # fmt: skip
     window.copy_(after)
-    u = F.silu(u)
-    parts = F.linear(u, x_proj).split((rank, states, states), -1)
-    scales = zip(parts, (dt_norm, B_norm, C_norm), strict=True)
-    parts = [part if scale is None else F.rms_norm(part, scale.shape, scale, eps) for part, scale in scales]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    delta = F.softplus(F.linear(parts[0], dt_proj).to(wide) + dt_bias)
-    y, after = recur(u, delta, -A_log.to(wide).exp(), parts[1], parts[2], D, places, state, first_state)
-    state.copy_(after)
-    return y[:, 0] * F.silu(gate)
+    state.copy_(h)
+    return y[:, 0]
