@@ -25,6 +25,9 @@ from nlrl.kernels.mamba1_mixer.eager import mamba1_mixer as _eager_mamba1_mixer
 from nlrl.kernels.mamba1_mixer.reference import mamba1_mixer as _mamba1_mixer
 from nlrl.kernels.mamba1_step.eager import mamba1_step as _eager_mamba1_step
 from nlrl.kernels.mamba1_step.reference import mamba1_step as _mamba1_step
+from nlrl.kernels.mamba2_mixer.eager import compiled as _compiled_mamba2_mixer
+from nlrl.kernels.mamba2_mixer.eager import mamba2_mixer as _eager_mamba2_mixer
+from nlrl.kernels.mamba2_mixer.reference import mamba2_mixer as _mamba2_mixer
 from nlrl.kernels.mamba2_step.eager import mamba2_step as _eager_mamba2_step
 from nlrl.kernels.mamba2_step.reference import mamba2_step as _mamba2_step
 from nlrl.kernels.norm_rotary.eager import norm_rotary as _eager_norm_rotary
@@ -82,6 +85,12 @@ mamba1_mixer = Op(
     compiled=_compiled_mamba1_mixer,
 )
 mamba1_step = Op(_mamba1_step, _eager_mamba1_step, triton="nlrl.kernels.mamba1_step.triton:mamba1_step")
+mamba2_mixer = Op(
+    _mamba2_mixer,
+    _eager_mamba2_mixer,
+    triton="nlrl.kernels.mamba2_mixer.triton:mamba2_mixer",
+    compiled=_compiled_mamba2_mixer,
+)
 mamba2_step = Op(_mamba2_step, _eager_mamba2_step, triton="nlrl.kernels.mamba2_step.triton:mamba2_step")
 norm_rotary = Op(_norm_rotary, _eager_norm_rotary, triton="nlrl.kernels.norm_rotary.triton:norm_rotary")
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
@@ -132,6 +141,7 @@ __all__ = [
     "linear_distillation",
     "mamba1_mixer",
     "mamba1_step",
+    "mamba2_mixer",
     "mamba2_step",
     "norm_rotary",
     "ops",

@@ -209,6 +209,17 @@ def mamba1_step(draw: Draw, rows: int, channels: int, states: int, rank: int, ta
     }  # fmt: skip
 
 
+def mamba2_mixer(
+    draw: Draw, batch: int, time: int, heads: int, head_dim: int, groups: int, states: int, taps: int,
+    documents: bool = False,
+) -> Inputs:  # fmt: skip
+    step = mamba2_step(draw, 1, heads, head_dim, groups, states, taps)
+    weights = {name: value for name, value in step.items() if name not in ("projected", "window", "state", "positions")}
+    weights["dt_bias"] = weights["dt_bias"] - 3
+    projected = draw.normal(batch, time, step["projected"].shape[1])
+    return {"projected": projected, **weights, "position_ids": draw.positions(batch, time, documents)}
+
+
 def mamba2_step(
     draw: Draw, rows: int, heads: int, head_dim: int, groups: int, states: int, taps: int
 ) -> Inputs:  # fmt: skip
@@ -306,6 +317,7 @@ def _drawn(result: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 _CONV_LEAVES = ("x", "weight", "bias")
 _MAMBA1_LEAVES = ("x", "gate", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A_log", "D")
+_MAMBA2_LEAVES = ("projected", "conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight")
 _SCAN_LEAVES = ("x", "delta", "A", "B", "C", "D")
 
 CASES: dict[str, Case] = {
@@ -323,6 +335,7 @@ CASES: dict[str, Case] = {
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
     "mamba1_mixer": Case(mamba1_mixer, _MAMBA1_LEAVES, _mixed),
     "mamba1_step": Case(mamba1_step, outputs=_decoded),
+    "mamba2_mixer": Case(mamba2_mixer, _MAMBA2_LEAVES, _mixed),
     "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
     "diff_attention_v2": Case(diff_attention_v2, ("query", "key", "value", "gate")),

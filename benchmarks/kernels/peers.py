@@ -208,6 +208,27 @@ def mamba_mixer(
     return y.transpose(1, 2), x[:, 1 - conv_weight.shape[1] :], state
 
 
+def separate_mamba2(**inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Our own convolution and recurrence, with PyTorch's calls around them."""
+    from nlrl.kernels.mamba2_mixer.eager import compiled
+
+    return compiled(**inputs)
+
+
+def mamba2_split(
+    projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, position_ids, eps, groups
+) -> tuple[Tensor, Tensor, Tensor]:
+    from mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_combined
+
+    head_dim, first = len(norm_weight) // len(D), len(norm_weight)
+    y, state = mamba_split_conv1d_scan_combined(
+        projected, conv_weight, conv_bias, dt_bias, -A_log.float().exp(), D, SSD_CHUNK, return_final_states=True,
+        activation="silu", rmsnorm_weight=norm_weight, rmsnorm_eps=eps, headdim=head_dim, ngroups=groups,
+        norm_before_gate=False,
+    )  # fmt: skip
+    return y, projected[:, 1 - conv_weight.shape[1] :, first : first + len(conv_weight)], state
+
+
 def _mixer_by_time(inputs: Inputs) -> Inputs:
     return ordered(inputs, x=(0, 2, 1), gate=(0, 2, 1))
 
@@ -345,6 +366,10 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "mamba1_mixer": {
         "separate calls": BenchPeer("torch", separate_mamba1),
         "mamba_ssm": BenchPeer("mamba_ssm", mamba_mixer, _whole, _mixer_by_time),
+    },
+    "mamba2_mixer": {
+        "separate calls": BenchPeer("torch", separate_mamba2),
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba2_split, _whole),
     },
     "ssd": {
         "mamba_ssm kernel": BenchPeer("mamba_ssm", mamba_ssd, _whole),

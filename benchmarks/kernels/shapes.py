@@ -139,6 +139,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [_decode(_step1(64, 384, 16, 12))],
         "paper": [_decode(_step1(rows, 3200, 16, 100)) for rows in (1, 64, 128)],
     },
+    "mamba2_mixer": {
+        "small": [Timed(_ssd(16, 512, 8, 48, 64) | {"taps": 4})],
+        "paper": [Timed(_ssd(8, 2048) | {"taps": 4})],
+    },
     "mamba2_step": {
         "small": [_decode(_step(64, 8, 48, 64))],
         "paper": [_decode(_step(rows, 80, 64, 128)) for rows in (1, 64, 128)],
@@ -210,6 +214,10 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 3, "time": 41, "channels": 24, "states": 4, "rank": 3, "taps": 4, "documents": True},
     ],
     "mamba1_step": [_step1(3, 70, 16, 5), _step1(19, 40, 10, 20)],
+    "mamba2_mixer": [
+        _ssd(2, 70, 4, 32, 16) | {"taps": 4},
+        _ssd(3, 41, 2, 16, 16) | {"taps": 4, "documents": True},
+    ],
     "mamba2_step": [_step(3, 4, 8, 16), _step(2, 3, 12, 10)],
     "diff_attention": [
         {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
