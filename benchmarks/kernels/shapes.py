@@ -268,6 +268,7 @@ TARGETS: dict[str, list[Target]] = {
     ],
     "mamba1_mixer": [Target(2.0, "separate calls")],
     "mamba1_step": [_SCAN_DECODE],
+    "mamba2_mixer": [Target(2.0, "mamba_ssm", FORWARD), Target(1.5, "mamba_ssm", ("backward",))],
     "mamba2_step": [_SCAN_DECODE],
     "diff_attention": [
         Target(1.3, "2 x sdpa,2 x flex", FORWARD),
