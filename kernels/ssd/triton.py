@@ -18,7 +18,7 @@ from nlrl.kernels.ssd.eager import ssd as eager
 from nlrl.kernels.ssd.reference import CHUNK, written
 
 LAUNCH: dict[str, Any] = {
-    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "walk": True, "walk_warps": 4, "walk_stages": 2,
+    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "stages": 2, "walk": True, "walk_warps": 4, "walk_stages": 1,
 }  # fmt: skip
 """Of bfloat16. tokens: of a chunk, at most; columns: of a state, of B and of C, that a program holds at once;
 scan_columns: the same for `states`, where there are heads enough to fill a device; walk: whether `walk` is used there.
@@ -26,8 +26,8 @@ scan_columns: the same for `states`, where there are heads enough to fill a devi
 CANDIDATES: list[dict[str, Any]] = [
     LAUNCH | change
     for change in (
-        {}, {"walk_warps": 8}, {"walk_stages": 1}, {"walk_warps": 8, "walk_stages": 1}, {"walk": False},
-        {"columns": 128, "warps": 8}, {"scan_columns": 64}, {"scan_columns": 32}, {"tokens": 32},
+        {}, {"walk_warps": 8}, {"walk_stages": 2}, {"walk_warps": 8, "walk_stages": 2}, {"walk": False},
+        {"columns": 128, "warps": 8}, {"stages": 1}, {"scan_columns": 64}, {"scan_columns": 32}, {"tokens": 32},
     )
 ]  # fmt: skip
 TOKENS_FLOAT32, COLUMNS_FLOAT32 = 32, 64
@@ -161,7 +161,7 @@ def _launch(x: Tensor, B: Tensor) -> dict[str, int]:
     return {
         "heads": heads, "per_group": heads // B.shape[2], "P": head_dim, "N": state_size,
         "Q": min(tokens, _block(time)), "block_p": block_p, "block_n": block_n,
-        "num_warps": found["warps"] if narrow and head_dim <= 64 else 8, "num_stages": 2,
+        "num_warps": found["warps"] if narrow and head_dim <= 64 else 8, "num_stages": found["stages"] if narrow else 2,
     }  # fmt: skip
 
 

@@ -74,9 +74,9 @@ def _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads: tl.constexp
     # dt; c in units of log2(e), as exponentials are powers of 2; the number of the token's document; decays into each
     # token, out of it to the end, and through the chunk.
     place = tl.load(position_ptr + token, mask=inside, other=-1)
-    dt = tl.load(dt_ptr + token * heads + head, mask=place >= 0, other=0.0)
+    dt = tl.where(place >= 0, tl.load(dt_ptr + token * heads + head, mask=inside, other=0.0), 0.0)
     c = tl.cumsum(dt * (tl.load(A_ptr + head) * LOG2_E), 0)
-    document = tl.cumsum((place == 0).to(tl.int32), 0)
+    document = tl.cumsum((place == 0).to(tl.float32), 0)
     end = tl.sum(tl.where(tl.arange(0, Q) == Q - 1, c, 0.0), 0)
     newest = tl.max(document, 0)
     into = tl.exp2(tl.where(document == 0, c, float("-inf")))
@@ -87,14 +87,15 @@ def _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads: tl.constexp
 
 @triton.jit
 def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
-    # Decay from token j (column) to token i (row), or in reverse from the row's to the column's.
-    t = tl.arange(0, Q)
-    same = document[:, None] == document[None, :]
+    # Decay from token j (column) to token i (row), or in reverse from the row's to the column's; zero where the second
+    # is before the first or in a later document. Both are differences of numbers, which the exponent gets if negative:
+    # truth values, made while a matrix product runs, would be packed into bits and out again.
+    t = tl.arange(0, Q).to(tl.float32)
     if reverse:
-        exponent = tl.where(same & (t[:, None] <= t[None, :]), c[None, :] - c[:, None], float("-inf"))
+        exponent, apart, same = c[None, :] - c[:, None], t[None, :] - t[:, None], document[:, None] - document[None, :]
     else:
-        exponent = tl.where(same & (t[:, None] >= t[None, :]), c[:, None] - c[None, :], float("-inf"))
-    return tl.exp2(exponent)
+        exponent, apart, same = c[:, None] - c[None, :], t[:, None] - t[None, :], document[None, :] - document[:, None]
+    return tl.exp2(exponent + tl.minimum(tl.minimum(apart, same), 0.0) * 1e30)
 
 
 @triton.jit
