@@ -18,7 +18,8 @@ from nlrl.kernels.ssd.eager import ssd as eager
 from nlrl.kernels.ssd.reference import CHUNK, written
 
 LAUNCH: dict[str, Any] = {
-    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "stages": 2, "walk": True, "walk_warps": 4, "walk_stages": 1,
+    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "stages": 2, "walk": True, "walk_warps": 4,
+    "walk_stages": 1,
 }  # fmt: skip
 """Of bfloat16. tokens: of a chunk, at most; columns: of a state, of B and of C, that a program holds at once;
 scan_columns: the same for `states`, where there are heads enough to fill a device; walk: whether `walk` is used there.
