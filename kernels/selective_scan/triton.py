@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nlrl.kernels import devices
+from nlrl.kernels.selective_scan import triton_backward as backwards_programs
 from nlrl.kernels.selective_scan import triton_programs as programs
 from nlrl.kernels.selective_scan.eager import selective_scan as eager
 from nlrl.kernels.selective_scan.reference import wide_dtype
@@ -159,14 +160,14 @@ def _gradients(given: Inputs, kept: Tensor, sums: Tensor | None, dy: Tensor, dst
     with torch.cuda.device_of(x):
         if plan.spans > 1:
             edges = _values(plan.rows, plan.spans, A)
-            programs.ends_backwards[plan.grid](
+            backwards_programs.ends[plan.grid](
                 dy, delta, _or(bias, A), A, C, _or(gate, x), position_ids, edges, *sizes, gated=gated, **given.options,
                 **plan.tile,
             )  # fmt: skip
             programs.combine[plan.grid[:1]](
                 A, dstate, edges, sums, plan.channels, plan.spans, backwards=True, **plan.tile
             )
-        programs.backward[plan.grid](
+        backwards_programs.backward[plan.grid](
             x, delta, _or(bias, A), A, B, C, D, _or(gate, x), position_ids, _or(initial, A), kept, dy, edges, scratch,
             dx, ddelta, _or(dgate, dx), dB, dC, dA, dD, dbias, _or(dinitial, dA), before, plan.rows, *sizes,
             has_initial=initial is not None, gated=gated, chunk=CHUNK, **given.options, **plan.tile,

@@ -30,7 +30,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _place(channels, states: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr):
+def place(channels, states: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr):
     """The program's row, channels and states, and where they lie in a tensor `(channels, N)`."""
     blocks = tl.cdiv(channels, block_d)
     row = (tl.program_id(0) // blocks).to(tl.int64)
@@ -40,13 +40,13 @@ def _place(channels, states: tl.constexpr, block_d: tl.constexpr, block_n: tl.co
 
 
 @triton.jit
-def _only_if(wanted, channels, c, inside):
+def only_if(wanted, channels, c, inside):
     """The mask `inside`, or nothing. A scalar and a block are not joined by `&`: the interpreter gets that wrong."""
     return inside & (c < tl.where(wanted, channels, 0))[:, None]
 
 
 @triton.jit
-def _read(pointer, token, size, i):
+def read(pointer, token, size, i):
     """Values i of the `size` that a token has, as they are stored."""
     return tl.load(pointer + token * size + i, mask=i < size, other=0.0)
 
@@ -58,21 +58,21 @@ def _place_of(position_ptr, token, wanted):
 
 
 @triton.jit
-def _inputs(
+def inputs_of(
     x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states: tl.constexpr,
 ):  # fmt: skip
     """What a token brings, long before it is used. start: of the row; a token out of the row is not read."""
     token = start + tl.maximum(tl.minimum(t, end - 1), 0)
     position = _place_of(position_ptr, start + t, (t >= 0) & (t < end))
     return (
-        position, _read(x_ptr, token, channels, c), _read(delta_ptr, token, channels, c),
-        _read(B_ptr, token, states, n), _read(C_ptr, token, states, n),
+        position, read(x_ptr, token, channels, c), read(delta_ptr, token, channels, c),
+        read(B_ptr, token, states, n), read(C_ptr, token, states, n),
         tl.load(z_ptr + token * z_row + c, mask=c < channels, other=0.0),
     )  # fmt: skip
 
 
 @triton.jit
-def _sigmoid(x):
+def sigmoid(x):
     return 1.0 / (1.0 + tl.exp2(x * -LOG2_E))
 
 
@@ -85,7 +85,7 @@ def softplus_of(x):
 
 
 @triton.jit
-def _step_size(delta, bias, softplus: tl.constexpr):
+def step_size(delta, bias, softplus: tl.constexpr):
     """The step size, in float32, from what is stored: itself, or what softplus makes it of."""
     delta = delta.to(tl.float32)
     if softplus:
@@ -94,7 +94,7 @@ def _step_size(delta, bias, softplus: tl.constexpr):
 
 
 @triton.jit
-def _if_real(value, position, plain: tl.constexpr):
+def if_real(value, position, plain: tl.constexpr):
     """The value of a token in float32, zeros of padding. plain: there is no padding."""
     value = value.to(tl.float32)
     if not plain:
@@ -103,30 +103,30 @@ def _if_real(value, position, plain: tl.constexpr):
 
 
 @triton.jit
-def _met(h, position, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr, plain: tl.constexpr):
+def met_by(h, position, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr, plain: tl.constexpr):
     """The state that a token meets: another one than was left where its document begins, which a plain one does not."""
     if not plain:
         if has_initial:
-            h = tl.load(initial_ptr + at, mask=_only_if(position == 0, channels, c, inside), other=h)
+            h = tl.load(initial_ptr + at, mask=only_if(position == 0, channels, c, inside), other=h)
         else:
             h = tl.where(position == 0, 0.0, h)
     return h
 
 
 @triton.jit
-def _advance(
+def advance(
     h, A, bias, position, x, delta, B, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr,
     softplus: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
     """The state after a token from that before it, and its step size."""
-    step = _if_real(_step_size(delta, bias, softplus), position, plain)
-    push = step * _if_real(x, position, plain)
-    h = _met(h, position, initial_ptr, channels, c, at, inside, has_initial, plain)
-    return tl.exp2(step[:, None] * A) * h + push[:, None] * _if_real(B, position, plain)[None, :], step
+    step = if_real(step_size(delta, bias, softplus), position, plain)
+    push = step * if_real(x, position, plain)
+    h = met_by(h, position, initial_ptr, channels, c, at, inside, has_initial, plain)
+    return tl.exp2(step[:, None] * A) * h + push[:, None] * if_real(B, position, plain)[None, :], step
 
 
 @triton.jit
-def _bias(bias_ptr, channels, c, softplus: tl.constexpr):
+def bias_of(bias_ptr, channels, c, softplus: tl.constexpr):
     bias = 0.0
     if softplus:
         bias = tl.load(bias_ptr + c, mask=c < channels, other=0.0)
@@ -140,33 +140,33 @@ def ends(
     block_n: tl.constexpr,
 ):  # fmt: skip
     """What a span makes of a zero state, and the sum of its step sizes, or -1 where no state passes it."""
-    row, c, n, at, inside = _place(channels, states, block_d, block_n)
+    row, c, n, at, inside = place(channels, states, block_d, block_n)
     part = row * tl.num_programs(1) + tl.program_id(1)
     A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
-    bias = _bias(bias_ptr, channels, c, softplus)
+    bias = bias_of(bias_ptr, channels, c, softplus)
     first = tl.program_id(1) * span
     end = tl.minimum(first + span, time)
     start = row * time
-    p0, x0, d0, B0, _C, _z = _inputs(
+    p0, x0, d0, B0, _C, _z = inputs_of(
         x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first, end, channels, channels, c, n, states
     )
-    p1, x1, d1, B1, _C, _z = _inputs(
+    p1, x1, d1, B1, _C, _z = inputs_of(
         x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, first + 1, end, channels, channels, c, n, states
     )
     h = tl.zeros((block_d, block_n), tl.float32)
     total = tl.zeros((block_d,), tl.float32)
     for t in range(first, end, 2):
-        q0, u0, e0, G0, _C, _z = _inputs(
+        q0, u0, e0, G0, _C, _z = inputs_of(
             x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 2, end, channels, channels, c, n, states
         )
-        q1, u1, e1, G1, _C, _z = _inputs(
+        q1, u1, e1, G1, _C, _z = inputs_of(
             x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 3, end, channels, channels, c, n, states
         )
-        h, step = _advance(
+        h, step = advance(
             h, A, bias, p0, x0, d0, B0, initial_ptr, channels, c, at, inside, has_initial, softplus, False
         )
         total = tl.where((p0 == 0) | (total < 0.0), -1.0, total + step)
-        h, step = _advance(
+        h, step = advance(
             h, A, bias, p1, x1, d1, B1, initial_ptr, channels, c, at, inside, has_initial, softplus, False
         )
         total = tl.where((p1 == 0) | (total < 0.0), -1.0, total + step)
@@ -175,52 +175,13 @@ def ends(
     tl.store(sums_ptr + part * channels + c, total, mask=c < channels)
 
 
-@triton.jit
-def _gated_gradient(dy, z, position, gated: tl.constexpr, plain: tl.constexpr):
-    """The gradient of the output before the gate."""
-    dy = _if_real(dy, position, plain)
-    if gated:
-        z = _if_real(z, position, plain)
-        dy *= z * _sigmoid(z)
-    return dy
-
-
-@triton.jit(do_not_specialize=["time", "span"])
-def ends_backwards(
-    dy_ptr, delta_ptr, bias_ptr, A_ptr, C_ptr, z_ptr, position_ptr, ends_ptr, time, channels, z_row, span,
-    states: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr,
-):  # fmt: skip
-    """The gradient of the state before a span if that of the state after it is zero."""
-    row, c, n, at, inside = _place(channels, states, block_d, block_n)
-    part = row * tl.num_programs(1) + tl.program_id(1)
-    A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
-    bias = _bias(bias_ptr, channels, c, softplus)
-    first = tl.program_id(1) * span
-    end = tl.minimum(first + span, time)
-    start = row * time
-    position, dy, delta, C, _C, z = _inputs(
-        dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 1, end, channels, z_row, c, n, states
-    )
-    g = tl.zeros((block_d, block_n), tl.float32)
-    for i in range(0, end - first):
-        q, u, e, G, _C, w = _inputs(
-            dy_ptr, delta_ptr, C_ptr, C_ptr, z_ptr, position_ptr, start, end - 2 - i, end, channels, z_row, c, n, states
-        )
-        step = _if_real(_step_size(delta, bias, softplus), position, False)
-        dy = _gated_gradient(dy, z, position, gated, False)
-        g += dy[:, None] * _if_real(C, position, False)[None, :]
-        g = tl.where(position == 0, 0.0, tl.exp2(step[:, None] * A) * g)
-        position, dy, delta, C, z = q, u, e, G, w
-    tl.store(ends_ptr + part * channels * states + at, g, mask=inside)
-
-
 @triton.jit(do_not_specialize=["spans"])
 def combine(
     A_ptr, first_ptr, ends_ptr, sums_ptr, channels, spans,
     states: tl.constexpr, backwards: tl.constexpr, block_d: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     """Turns what spans make of zero into what they meet, in place."""
-    row, c, _, at, inside = _place(channels, states, block_d, block_n)
+    row, c, _, at, inside = place(channels, states, block_d, block_n)
     A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
     carry = tl.load(first_ptr + row * channels * states + at, mask=inside, other=0.0)
     for i in range(0, spans):
@@ -239,13 +200,13 @@ def _output(
     has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
     """The state after a token, whose output is written."""
-    h, _step = _advance(
+    h, _step = advance(
         h, A, bias, position, x, delta, B, initial_ptr, channels, c, at, inside, has_initial, softplus, plain
     )
     y = tl.sum(h * C.to(tl.float32)[None, :], 1) + D * x.to(tl.float32)
     if gated:
         z = z.to(tl.float32)
-        y *= z * _sigmoid(z)
+        y *= z * sigmoid(z)
     if plain:
         tl.store(y_ptr + token * channels + c, y.to(y_ptr.dtype.element_ty), mask=c < channels)
     else:
@@ -262,38 +223,38 @@ def forward(
     block_n: tl.constexpr,
 ):  # fmt: skip
     """before: the states that spans meet; kept: those that chunks meet; after: that behind the last token."""
-    row, c, n, at, inside = _place(channels, states, block_d, block_n)
+    row, c, n, at, inside = place(channels, states, block_d, block_n)
     A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
     D = tl.load(D_ptr + c, mask=c < channels, other=0.0)
-    bias = _bias(bias_ptr, channels, c, softplus)
+    bias = bias_of(bias_ptr, channels, c, softplus)
     size = channels * states
     first = tl.program_id(1) * span
     end = tl.minimum(first + span, time)
     start = row * time
-    p0, x0, d0, B0, C0, z0 = _inputs(
+    p0, x0, d0, B0, C0, z0 = inputs_of(
         x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first, end, channels, z_row, c, n, states,
     )  # fmt: skip
-    p1, x1, d1, B1, C1, z1 = _inputs(
+    p1, x1, d1, B1, C1, z1 = inputs_of(
         x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 1, end, channels, z_row, c, n, states,
     )  # fmt: skip
-    p2, x2, d2, B2, C2, z2 = _inputs(
+    p2, x2, d2, B2, C2, z2 = inputs_of(
         x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 2, end, channels, z_row, c, n, states,
     )  # fmt: skip
-    p3, x3, d3, B3, C3, z3 = _inputs(
+    p3, x3, d3, B3, C3, z3 = inputs_of(
         x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 3, end, channels, z_row, c, n, states,
     )  # fmt: skip
     h = tl.load(before_ptr + (row * tl.num_programs(1) + tl.program_id(1)) * size + at, mask=inside, other=0.0)
     for t in range(first, end, 4):
-        q0, u0, e0, F0, G0, w0 = _inputs(
+        q0, u0, e0, F0, G0, w0 = inputs_of(
             x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 4, end, channels, z_row, c, n, states,
         )  # fmt: skip
-        q1, u1, e1, F1, G1, w1 = _inputs(
+        q1, u1, e1, F1, G1, w1 = inputs_of(
             x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 5, end, channels, z_row, c, n, states,
         )  # fmt: skip
-        q2, u2, e2, F2, G2, w2 = _inputs(
+        q2, u2, e2, F2, G2, w2 = inputs_of(
             x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 6, end, channels, z_row, c, n, states,
         )  # fmt: skip
-        q3, u3, e3, F3, G3, w3 = _inputs(
+        q3, u3, e3, F3, G3, w3 = inputs_of(
             x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 7, end, channels, z_row, c, n, states,
         )  # fmt: skip
         if keeps:  # noqa: SIM102, what is known before the program runs stands alone
@@ -337,180 +298,4 @@ def forward(
         p1, x1, d1, B1, C1, z1 = q1, u1, e1, F1, G1, w1
         p2, x2, d2, B2, C2, z2 = q2, u2, e2, F2, G2, w2
         p3, x3, d3, B3, C3, z3 = q3, u3, e3, F3, G3, w3
-    tl.store(after_ptr + row * size + at, h, mask=_only_if(end == time, channels, c, inside))
-
-
-@triton.jit
-def _retreat(
-    met, full, g, dA, dD, dbias, A, D, bias, position, x, delta, B, C, z, dy, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
-    dB_ptr, dC_ptr, dinitial_ptr, token, part_token, wanted, channels, c, n, at, inside, states: tl.constexpr,
-    has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
-):  # fmt: skip
-    """Writes the gradients of a token's inputs. met: the state that it met; full: exp(delta A); g: the gradient of the
-    state after it, of which that of the state before it is returned. A is in units of log2(e)."""
-    step = _if_real(_step_size(delta, bias, softplus), position, plain)
-    x = _if_real(x, position, plain)
-    B, C = _if_real(B, position, plain), _if_real(C, position, plain)
-    doutput = _if_real(dy, position, plain)
-    dy = _gated_gradient(dy, z, position, gated, plain)
-    rest = full * met
-    push = step * x
-    h = rest + push[:, None] * B[None, :]
-    if gated:
-        z = _if_real(z, position, plain)
-        share = _sigmoid(z)
-        dz = doutput * (tl.sum(h * C[None, :], 1) + D * x) * share * (1.0 + z * (1.0 - share))
-    dC = tl.sum(dy[:, None] * h, 0)
-    g += dy[:, None] * C[None, :]
-    dB = tl.sum(g * push[:, None], 0)
-    dpush = tl.sum(g * B[None, :], 1)
-    dexponent = g * rest
-    ddelta = tl.sum(dexponent * A, 1) * LN_2 + dpush * x
-    if softplus:
-        ddelta *= _sigmoid(delta.to(tl.float32) + bias)
-    ddelta = _if_real(ddelta, position, plain)
-    dA += dexponent * step[:, None]
-    dD += dy * x
-    dx = dpush * step + D * dy
-    if softplus:
-        dbias += ddelta
-    mask, states_mask = c < channels, n < states
-    if not plain:
-        mask, states_mask = c < tl.where(wanted, channels, 0), n < tl.where(wanted, states, 0)
-    tl.store(dx_ptr + token * channels + c, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-    tl.store(ddelta_ptr + token * channels + c, ddelta.to(ddelta_ptr.dtype.element_ty), mask=mask)
-    if gated:
-        tl.store(dz_ptr + token * channels + c, dz.to(dz_ptr.dtype.element_ty), mask=mask)
-    tl.store(dB_ptr + part_token * states + n, dB, mask=states_mask)
-    tl.store(dC_ptr + part_token * states + n, dC, mask=states_mask)
-    g *= full
-    if not plain:
-        if has_initial:  # documents begin seldom: the sum is kept in memory, not in registers
-            begins = _only_if(position == 0, channels, c, inside)
-            sum_ = tl.load(dinitial_ptr + at, mask=begins, other=0.0)
-            tl.store(dinitial_ptr + at, sum_ + g, mask=begins)
-        g = tl.where(position == 0, 0.0, g)
-    return g, dA, dD, dbias
-
-
-@triton.jit
-def _retreat_two(
-    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr,
-    ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial_ptr, token, part_token, t, end, channels, c, n, at, inside,
-    states: tl.constexpr, has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
-):  # fmt: skip
-    """`_retreat` through the token t + 1, then t. h: the state before t."""
-    step = _if_real(_step_size(d0, bias, softplus), p0, plain)
-    full = tl.exp2(step[:, None] * A)
-    h = _met(h, p0, initial_ptr, channels, c, at, inside, has_initial, plain)
-    between = full * h + (step * _if_real(x0, p0, plain))[:, None] * _if_real(B0, p0, plain)[None, :]
-    between = _met(between, p1, initial_ptr, channels, c, at, inside, has_initial, plain)
-    later = tl.exp2(_if_real(_step_size(d1, bias, softplus), p1, plain)[:, None] * A)
-    g, dA, dD, dbias = _retreat(
-        between, later, g, dA, dD, dbias, A, D, bias, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr, ddelta_ptr,
-        dz_ptr, dB_ptr, dC_ptr, dinitial_ptr, token + 1, part_token + 1, t + 1 < end, channels, c, n, at, inside,
-        states, has_initial, softplus, gated, plain,
-    )  # fmt: skip
-    return _retreat(
-        h, full, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
-        dB_ptr, dC_ptr, dinitial_ptr, token, part_token, t < end, channels, c, n, at, inside, states, has_initial,
-        softplus, gated, plain,
-    )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["time", "span", "rows"])
-def backward(
-    x_ptr, delta_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, position_ptr, initial_ptr, kept_ptr, dy_ptr,
-    dafter_ptr, scratch_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, dinitial_ptr,
-    dstate_ptr, rows, time, channels, z_row, span, states: tl.constexpr, has_initial: tl.constexpr,
-    softplus: tl.constexpr, gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr,
-    block_n: tl.constexpr,
-):  # fmt: skip
-    """dafter: gradients of the states behind spans; dstate: of that before the first token."""
-    row, c, n, at, inside = _place(channels, states, block_d, block_n)
-    A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
-    D = tl.load(D_ptr + c, mask=c < channels, other=0.0)
-    bias = _bias(bias_ptr, channels, c, softplus)
-    size = channels * states
-    part = row * tl.num_programs(1) + tl.program_id(1)
-    held = tl.arange(0, block_d)[:, None] * block_n + n[None, :]
-    program = (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
-    scratch = scratch_ptr + program * (chunk // 2 * block_d * block_n)
-    block = (tl.program_id(0) % tl.cdiv(channels, block_d)).to(tl.int64)
-    first = tl.program_id(1) * span
-    end = tl.minimum(first + span, time)
-    start = row * time
-    part_start = (block * rows + row) * time
-    g = tl.load(dafter_ptr + part * size + at, mask=inside, other=0.0)
-    dA = tl.zeros((block_d, block_n), tl.float32)
-    dD = tl.zeros((block_d,), tl.float32)
-    dbias = tl.zeros((block_d,), tl.float32)
-    dinitial = dinitial_ptr + part * size
-    chunks = tl.cdiv(end - first, chunk)
-    for i in range(0, chunks):
-        begin = first + (chunks - 1 - i) * chunk
-        h = tl.load(kept_ptr + (row * tl.cdiv(time, chunk) + begin // chunk) * size + at, mask=inside, other=0.0)
-        p0, x0, d0, B0, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin, end, channels, channels, c, n, states,
-        )  # fmt: skip
-        p1, x1, d1, B1, _C, _z = _inputs(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin + 1, end, channels, channels, c, n,
-            states,
-        )  # fmt: skip
-        tl.debug_barrier()
-        tl.store(scratch + held, h)
-        for pair in range(1, chunk // 2):
-            t = begin + pair * 2
-            q0, u0, e0, F0, _C, _z = _inputs(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t, end, channels, channels, c, n, states,
-            )  # fmt: skip
-            q1, u1, e1, F1, _C, _z = _inputs(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 1, end, channels, channels, c, n,
-                states,
-            )  # fmt: skip
-            if tl.minimum(p0, p1) > 0:
-                h, _s = _advance(
-                    h, A, bias, p0, x0, d0, B0, initial_ptr, channels, c, at, inside, has_initial, softplus, True,
-                )  # fmt: skip
-                h, _s = _advance(
-                    h, A, bias, p1, x1, d1, B1, initial_ptr, channels, c, at, inside, has_initial, softplus, True,
-                )  # fmt: skip
-            else:
-                h, _s = _advance(
-                    h, A, bias, p0, x0, d0, B0, initial_ptr, channels, c, at, inside, has_initial, softplus, False,
-                )  # fmt: skip
-                h, _s = _advance(
-                    h, A, bias, p1, x1, d1, B1, initial_ptr, channels, c, at, inside, has_initial, softplus, False,
-                )  # fmt: skip
-            p0, x0, d0, B0, p1, x1, d1, B1 = q0, u0, e0, F0, q1, u1, e1, F1
-            tl.store(scratch + pair * (block_d * block_n) + held, h)
-        tl.debug_barrier()
-        for j in range(0, chunk // 2):
-            pair = chunk // 2 - 1 - j
-            t = begin + pair * 2
-            h = tl.load(scratch + pair * (block_d * block_n) + held)
-            p0, x0, d0, B0, C0, z0 = _inputs(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states,
-            )  # fmt: skip
-            p1, x1, d1, B1, C1, z1 = _inputs(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 1, end, channels, z_row, c, n, states,
-            )  # fmt: skip
-            dy0 = _read(dy_ptr, start + tl.minimum(t, end - 1), channels, c)
-            dy1 = _read(dy_ptr, start + tl.minimum(t + 1, end - 1), channels, c)
-            if tl.minimum(p0, p1) > 0:
-                g, dA, dD, dbias = _retreat_two(
-                    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
-                    initial_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial, start + t, part_start + t, t,
-                    end, channels, c, n, at, inside, states, has_initial, softplus, gated, True,
-                )  # fmt: skip
-            else:
-                g, dA, dD, dbias = _retreat_two(
-                    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
-                    initial_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial, start + t, part_start + t, t,
-                    end, channels, c, n, at, inside, states, has_initial, softplus, gated, False,
-                )  # fmt: skip
-    tl.store(dA_ptr + part * size + at, dA, mask=inside)
-    tl.store(dD_ptr + part * channels + c, dD, mask=c < channels)
-    if softplus:
-        tl.store(dbias_ptr + part * channels + c, dbias, mask=c < channels)
-    tl.store(dstate_ptr + row * size + at, g, mask=_only_if(first == 0, channels, c, inside))
+    tl.store(after_ptr + row * size + at, h, mask=only_if(end == time, channels, c, inside))
