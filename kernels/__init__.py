@@ -20,6 +20,14 @@ from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eag
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
 from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
 from nlrl.kernels.linear_distillation.reference import linear_distillation as _linear_distillation
+from nlrl.kernels.mamba1_mixer.eager import compiled as _compiled_mamba1_mixer
+from nlrl.kernels.mamba1_mixer.eager import mamba1_mixer as _eager_mamba1_mixer
+from nlrl.kernels.mamba1_mixer.reference import mamba1_mixer as _mamba1_mixer
+from nlrl.kernels.mamba1_step.eager import mamba1_step as _eager_mamba1_step
+from nlrl.kernels.mamba1_step.reference import mamba1_step as _mamba1_step
+from nlrl.kernels.mamba2_mixer.eager import compiled as _compiled_mamba2_mixer
+from nlrl.kernels.mamba2_mixer.eager import mamba2_mixer as _eager_mamba2_mixer
+from nlrl.kernels.mamba2_mixer.reference import mamba2_mixer as _mamba2_mixer
 from nlrl.kernels.mamba2_step.eager import mamba2_step as _eager_mamba2_step
 from nlrl.kernels.mamba2_step.reference import mamba2_step as _mamba2_step
 from nlrl.kernels.norm_rotary.eager import norm_rotary as _eager_norm_rotary
@@ -71,6 +79,19 @@ linear_distillation = Op(
     _eager_linear_distillation,
     triton="nlrl.kernels.linear_distillation.triton:linear_distillation",
 )
+mamba1_mixer = Op(
+    _mamba1_mixer,
+    _eager_mamba1_mixer,
+    triton="nlrl.kernels.mamba1_mixer.triton:mamba1_mixer",
+    compiled=_compiled_mamba1_mixer,
+)
+mamba1_step = Op(_mamba1_step, _eager_mamba1_step, triton="nlrl.kernels.mamba1_step.triton:mamba1_step")
+mamba2_mixer = Op(
+    _mamba2_mixer,
+    _eager_mamba2_mixer,
+    triton="nlrl.kernels.mamba2_mixer.triton:mamba2_mixer",
+    compiled=_compiled_mamba2_mixer,
+)
 mamba2_step = Op(_mamba2_step, _eager_mamba2_step, triton="nlrl.kernels.mamba2_step.triton:mamba2_step")
 norm_rotary = Op(_norm_rotary, _eager_norm_rotary, triton="nlrl.kernels.norm_rotary.triton:norm_rotary")
 paged_attention = Op(_paged_attention, _paged_attention, triton="nlrl.kernels.paged_attention.triton:paged_attention")
@@ -120,6 +141,9 @@ __all__ = [
     "diff_attention_v2",
     "linear_cross_entropy",
     "linear_distillation",
+    "mamba1_mixer",
+    "mamba1_step",
+    "mamba2_mixer",
     "mamba2_step",
     "norm_rotary",
     "ops",

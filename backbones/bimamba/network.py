@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlrl import kernels
@@ -91,42 +90,29 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if steps_alone(x, context.state):
             return self.out_proj(self._step(self.in_proj(x), context))
-        z, mixed, dt = self.in_proj(x).split(self.sizes, -1)
-        x, B, C = self._convolved(mixed, context)
-        y = self._scanned(x, self._steps(dt), B, C, context)
-        wide = y.to(at_least_float32(y))
-        return self.out_proj(self.norm(wide * F.silu(z.to(wide.dtype))))
+        return self.out_proj(self._mixed(self.in_proj(x), context))
+
+    def _mixed(self, projected: Tensor, context: Context) -> Tensor:
+        """Any number of tokens a row."""
+        state, c, i = context.state, self.config, self.layer
+        before = (None, None) if state is None else (state.windows[i], state.states[i])
+        where = context.position_ids, c.layer_norm_epsilon, c.n_groups, c.norm_groups
+        y, _window, _state = kernels.mamba2_mixer(
+            projected, *self._weights(), *where, *before, c.chunk_size, overwrite=state is not None
+        )
+        return y
+
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        """In the order of `kernels.mamba2_mixer`."""
+        return self.conv_weight, self.conv_bias, self.A_log, self.D, self.dt_bias, self.norm.weight
 
     def _step(self, projected: Tensor, context: Context) -> Tensor:
         """One new token a row."""
         state, c, i = context.state, self.config, self.layer
         assert state is not None
-        weights = self.conv_weight, self.conv_bias, self.A_log, self.D, self.dt_bias, self.norm.weight
         where = context.position_ids[:, 0], c.layer_norm_epsilon, c.n_groups, c.norm_groups
-        return kernels.mamba2_step(projected[:, 0], state.windows[i], state.states[i], *weights, *where)[:, None]
-
-    def _convolved(self, mixed: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """x `(batch, time, heads, head_dim)`; B and C `(batch, time, groups, state_size)`."""
-        state, c = context.state, self.config
-        window = None if state is None else state.windows[self.layer]
-        mixed, after = kernels.causal_conv1d(mixed, self.conv_weight, self.conv_bias, context.position_ids, window)
-        if window is not None:
-            window.copy_(after)
-        shared = c.n_groups * c.state_size
-        x, B, C = F.silu(mixed).split((c.inner_size, shared, shared), -1)
-        return x.unflatten(-1, (-1, c.head_dim)), B.unflatten(-1, (c.n_groups, -1)), C.unflatten(-1, (c.n_groups, -1))
-
-    def _steps(self, dt: Tensor) -> Tensor:
-        wide = at_least_float32(dt)
-        return F.softplus(dt.to(wide) + self.dt_bias.to(wide))
-
-    def _scanned(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, context: Context) -> Tensor:
-        before = None if context.state is None else context.state.states[self.layer]
-        A = -self.A_log.to(dt.dtype).exp()
-        y, _ = kernels.ssd(
-            x, dt, A, B, C, context.position_ids, before, self.D, self.config.chunk_size, overwrite=before is not None
-        )
-        return y.flatten(-2)
+        held = state.windows[i], state.states[i]
+        return kernels.mamba2_step(projected[:, 0], *held, *self._weights(), *where)[:, None]
 
 
 class Layer(CheckpointedLayer):

@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nlrl import kernels
@@ -96,23 +95,30 @@ class Mamba(nn.Module):
         self.dt_proj = nn.Linear(rank, width)
         self.A_log = nn.Parameter(torch.zeros(width, states))
         self.D = nn.Parameter(torch.ones(width))
-        self.sizes = (rank, states, states)
 
-    def forward(self, x: Tensor, gate: Tensor, shared: Shared) -> tuple[Tensor, Tensor, Tensor]:
-        """x, gate: `(batch, time, d_inner)`. Returns as much, and what `Left` keeps."""
+    def forward(self, x: Tensor, gate: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x, gate: `(batch, time, d_inner)`. Returns as much, and what `Left` keeps: nothing if it is kept already."""
+        if steps_alone(x, shared.state):
+            return self._step(x[:, 0], gate[:, 0], shared)[:, None], None, None
         i, state, prefix = self.index, shared.state, shared.prefix
-        window, ssm = (None, None) if state is None else (state.conv[i], state.ssm[i])
-        first_window, first = (None, None) if prefix.ssm is None else (prefix.conv[i], prefix.ssm[i])  # pyright: ignore
-        x, window = kernels.causal_conv1d(x, self.conv_weight, self.conv_bias, shared.positions, window, first_window)
-        x = F.silu(x)
-        dt, B, C = self.x_proj(x).split(self.sizes, -1)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        delta = F.softplus(F.linear(self.dt_norm(dt), self.dt_proj.weight).to(wide) + self.dt_proj.bias)
-        A = -self.A_log.to(wide).exp()
-        y, ssm = kernels.selective_scan(
-            x, delta, A, self.B_norm(B), self.C_norm(C), self.D, shared.positions, ssm, first
-        )
-        return y * F.silu(gate), window, ssm
+        before = (None, None) if state is None else (state.conv[i], state.ssm[i])
+        first = (None if part is None else part[i] for part in (prefix.conv, prefix.ssm))
+        eps = self.dt_norm.eps
+        return kernels.mamba1_mixer(x, gate, *self._weights(), shared.positions, eps, *before, *first)  # pyright: ignore
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """In the order of `kernels.mamba1_mixer`."""
+        norms = self.dt_norm.weight, self.B_norm.weight, self.C_norm.weight
+        steps = self.dt_proj.weight, self.dt_proj.bias
+        return self.conv_weight, self.conv_bias, self.x_proj.weight, *norms, *steps, self.A_log, self.D
+
+    def _step(self, x: Tensor, gate: Tensor, shared: Shared) -> Tensor:
+        """One new token a row, `(batch, d_inner)`; the state is written over."""
+        i, state = self.index, shared.state
+        assert state is not None
+        first = (None if part is None else part[i] for part in (state.meta_conv, state.meta_ssm))
+        weights, where = self._weights(), shared.positions[:, 0]
+        return kernels.mamba1_step(x, gate, state.conv[i], state.ssm[i], *weights, where, self.dt_norm.eps, *first)
 
     def keep(self, left: Left, state: HymbaState) -> None:
         if left.conv is not None and left.ssm is not None:
@@ -278,6 +284,11 @@ class Layer(CheckpointedLayer):
         y, seen, left = self.mixer(self.mixer_norm(x), shared, seen)
         x = x + y
         return x + self.mlp(self.mlp_norm(x)), seen, left
+
+
+def steps_alone(x: Tensor, state: HymbaState | None) -> bool:
+    """Whether a call is one new token a row, and a kernel is made for that."""
+    return x.is_cuda and x.shape[1] == 1 and state is not None and not torch.is_grad_enabled()
 
 
 def takes_spans(x: Tensor, state: HymbaState | None) -> bool:

@@ -179,6 +179,47 @@ def ssd(
     return inputs | ({"overwrite": True} if time == 1 else {})
 
 
+def mamba1_mixer(
+    draw: Draw, batch: int, time: int, channels: int, states: int, rank: int, taps: int, documents: bool = False
+) -> Inputs:
+    x, gate = draw.normal(batch, time, 2 * channels).chunk(2, -1)
+    step = mamba1_step(draw, 1, channels, states, rank, taps)
+    weights = {name: value for name, value in step.items() if name not in ("x", "gate", "window", "state", "positions")}
+    return {"x": x, "gate": gate, **weights, "position_ids": draw.positions(batch, time, documents)}
+
+
+def _mixed(result: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Outputs of padding are noise; a window is copied."""
+    y, _window, state = result
+    return {"y": y.masked_fill((inputs["position_ids"] < 0)[..., None], 0), "state": state}
+
+
+def mamba1_step(draw: Draw, rows: int, channels: int, states: int, rank: int, taps: int) -> Inputs:
+    wide, outputs = draw.wide, rank + 2 * states
+    return {
+        "x": draw.normal(rows, channels), "gate": draw.normal(rows, channels),
+        "window": draw.normal(rows, taps - 1, channels), "state": draw.normal(rows, channels, states, dtype=wide),
+        "conv_weight": 0.5 * draw.normal(channels, taps), "conv_bias": draw.normal(channels),
+        "x_proj": draw.normal(outputs, channels) * channels**-0.5,
+        "dt_norm": 0.5 + draw.share(rank).to(draw.dtype), "B_norm": 0.5 + draw.share(states).to(draw.dtype),
+        "C_norm": 0.5 + draw.share(states).to(draw.dtype),
+        "dt_proj": draw.normal(channels, rank) * rank**-0.5, "dt_bias": draw.normal(channels, dtype=wide) - 3,
+        "A_log": draw.normal(channels, states, dtype=wide), "D": draw.normal(channels, dtype=wide),
+        "positions": torch.arange(rows, device=draw.device),
+    }  # fmt: skip
+
+
+def mamba2_mixer(
+    draw: Draw, batch: int, time: int, heads: int, head_dim: int, groups: int, states: int, taps: int,
+    documents: bool = False,
+) -> Inputs:  # fmt: skip
+    step = mamba2_step(draw, 1, heads, head_dim, groups, states, taps)
+    weights = {name: value for name, value in step.items() if name not in ("projected", "window", "state", "positions")}
+    weights["dt_bias"] = weights["dt_bias"] - 3
+    projected = draw.normal(batch, time, step["projected"].shape[1])
+    return {"projected": projected, **weights, "position_ids": draw.positions(batch, time, documents)}
+
+
 def mamba2_step(
     draw: Draw, rows: int, heads: int, head_dim: int, groups: int, states: int, taps: int
 ) -> Inputs:  # fmt: skip
@@ -295,6 +336,8 @@ def _scores(tokens: Tensor, logprobs: Tensor, logit: Tensor, vocabulary: int, in
 
 
 _CONV_LEAVES = ("x", "weight", "bias")
+_MAMBA1_LEAVES = ("x", "gate", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "A_log", "D")
+_MAMBA2_LEAVES = ("projected", "conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight")
 _SCAN_LEAVES = ("x", "delta", "A", "B", "C", "D")
 
 CASES: dict[str, Case] = {
@@ -310,6 +353,9 @@ CASES: dict[str, Case] = {
     "causal_conv1d": Case(causal_conv1d, _CONV_LEAVES, _scanned),
     "selective_scan": Case(selective_scan, _SCAN_LEAVES, _scanned),
     "ssd": Case(ssd, ("x", "dt", "A", "B", "C", "D"), _scanned),
+    "mamba1_mixer": Case(mamba1_mixer, _MAMBA1_LEAVES, _mixed),
+    "mamba1_step": Case(mamba1_step, outputs=_decoded),
+    "mamba2_mixer": Case(mamba2_mixer, _MAMBA2_LEAVES, _mixed),
     "mamba2_step": Case(mamba2_step, outputs=_decoded),
     "diff_attention": Case(diff_attention, ("query", "key", "value", "lambda_", "weight")),
     "diff_attention_v2": Case(diff_attention_v2, ("query", "key", "value", "gate")),

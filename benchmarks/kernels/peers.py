@@ -185,6 +185,54 @@ def vllm_scan_update(x, delta, A, B, C, D, position_ids, state) -> tuple[Tensor,
     return _scan_update(selective_state_update, x, delta, A, B, C, D, state, out=torch.empty_like(x[:, 0]))
 
 
+def separate_mamba1(**inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Our own convolution and scan, with PyTorch's calls between them."""
+    from nlrl.kernels.mamba1_mixer.eager import compiled
+
+    return compiled(**inputs)
+
+
+def mamba_mixer(
+    x, gate, conv_weight, conv_bias, x_proj, dt_norm, B_norm, C_norm, dt_proj, dt_bias, A_log, D, position_ids
+) -> tuple[Tensor, Tensor, Tensor]:
+    from causal_conv1d import causal_conv1d_fn  # pyright: ignore
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    from nlrl.kernels.mamba1_mixer.reference import projected
+
+    u = causal_conv1d_fn(x.transpose(1, 2), conv_weight, conv_bias, activation="silu")
+    maps = projected(u.transpose(1, 2), x_proj, (dt_norm, B_norm, C_norm), dt_proj.shape[1], 1e-6)
+    d, B, C = (part.transpose(1, 2) for part in maps)
+    y, state = selective_scan_fn(u, dt_proj @ d, -A_log.float().exp(), B.contiguous(), C.contiguous(), D,
+                                 gate.transpose(1, 2), dt_bias, True, True)  # fmt: skip
+    return y.transpose(1, 2), x[:, 1 - conv_weight.shape[1] :], state
+
+
+def separate_mamba2(**inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Our own convolution and recurrence, with PyTorch's calls around them."""
+    from nlrl.kernels.mamba2_mixer.eager import compiled
+
+    return compiled(**inputs)
+
+
+def mamba2_split(
+    projected, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, position_ids, eps, groups
+) -> tuple[Tensor, Tensor, Tensor]:
+    from mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_combined
+
+    head_dim, first = len(norm_weight) // len(D), len(norm_weight)
+    y, state = mamba_split_conv1d_scan_combined(
+        projected, conv_weight, conv_bias, dt_bias, -A_log.float().exp(), D, SSD_CHUNK, return_final_states=True,
+        activation="silu", rmsnorm_weight=norm_weight, rmsnorm_eps=eps, headdim=head_dim, ngroups=groups,
+        norm_before_gate=False,
+    )  # fmt: skip
+    return y, projected[:, 1 - conv_weight.shape[1] :, first : first + len(conv_weight)], state
+
+
+def _mixer_by_time(inputs: Inputs) -> Inputs:
+    return ordered(inputs, x=(0, 2, 1), gate=(0, 2, 1))
+
+
 def mamba_ssd(x, dt, A, B, C, position_ids, D) -> tuple[Tensor, Tensor]:
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
@@ -314,6 +362,14 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         "mamba_ssm": BenchPeer("mamba_ssm", mamba_scan, _whole, _by_time),
         "mamba_ssm update": BenchPeer("mamba_ssm", mamba_scan_update, _token),
         "vllm": BenchPeer("vllm", vllm_scan_update, _token),
+    },
+    "mamba1_mixer": {
+        "separate calls": BenchPeer("torch", separate_mamba1),
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba_mixer, _whole, _mixer_by_time),
+    },
+    "mamba2_mixer": {
+        "separate calls": BenchPeer("torch", separate_mamba2),
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba2_split, _whole),
     },
     "ssd": {
         "mamba_ssm kernel": BenchPeer("mamba_ssm", mamba_ssd, _whole),

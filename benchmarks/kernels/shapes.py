@@ -45,6 +45,10 @@ def _step(rows: int, heads: int, head_dim: int, states: int) -> dict[str, int]:
     return {"rows": rows, "heads": heads, "head_dim": head_dim, "groups": 1, "states": states, "taps": 4}
 
 
+def _step1(rows: int, channels: int, states: int, rank: int) -> dict[str, int]:
+    return {"rows": rows, "channels": channels, "states": states, "rank": rank, "taps": 4}
+
+
 def _conv(batch: int, time: int, channels: int = 3200) -> dict[str, int]:
     return {"batch": batch, "time": time, "channels": channels, "taps": 4}
 
@@ -131,6 +135,18 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
         "small": [Timed(_ssd(16, 512, 8, 48, 64)), _decode(_ssd(64, 1, 8, 48, 64))],
         "paper": [Timed(_ssd(8, 2048)), _decode(_ssd(64, 1)), _decode(_ssd(128, 1))],
     },
+    "mamba1_mixer": {
+        "small": [Timed(_scan(16, 512, 384) | {"rank": 12, "taps": 4})],
+        "paper": [Timed(_scan(8, 2048) | {"rank": 100, "taps": 4})],
+    },
+    "mamba1_step": {
+        "small": [_decode(_step1(64, 384, 16, 12))],
+        "paper": [_decode(_step1(rows, 3200, 16, 100)) for rows in (1, 64, 128)],
+    },
+    "mamba2_mixer": {
+        "small": [Timed(_ssd(16, 512, 8, 48, 64) | {"taps": 4})],
+        "paper": [Timed(_ssd(8, 2048) | {"taps": 4})],
+    },
     "mamba2_step": {
         "small": [_decode(_step(64, 8, 48, 64))],
         "paper": [_decode(_step(rows, 80, 64, 128)) for rows in (1, 64, 128)],
@@ -205,6 +221,15 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"batch": 1, "time": 70, "heads": 4, "head_dim": 24, "groups": 2, "states": 40},
         {"batch": 3, "time": 1, "heads": 2, "head_dim": 16, "groups": 1, "states": 16},
     ],
+    "mamba1_mixer": [
+        {"batch": 2, "time": 40, "channels": 20, "states": 16, "rank": 5, "taps": 4},
+        {"batch": 3, "time": 41, "channels": 24, "states": 4, "rank": 3, "taps": 4, "documents": True},
+    ],
+    "mamba1_step": [_step1(3, 70, 16, 5), _step1(19, 40, 10, 20)],
+    "mamba2_mixer": [
+        _ssd(2, 70, 4, 32, 16) | {"taps": 4},
+        _ssd(3, 41, 2, 16, 16) | {"taps": 4, "documents": True},
+    ],
     "mamba2_step": [_step(3, 4, 8, 16), _step(2, 3, 12, 10)],
     "diff_attention": [
         {"batch": 2, "time": 45, "heads": 4, "kv_heads": 2, "width": 32},
@@ -254,6 +279,9 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.5, "mamba_ssm kernel", ("backward",), False),
         _SCAN_DECODE,
     ],
+    "mamba1_mixer": [Target(2.0, "separate calls")],
+    "mamba1_step": [_SCAN_DECODE],
+    "mamba2_mixer": [Target(2.0, "mamba_ssm", FORWARD), Target(1.5, "mamba_ssm", ("backward",))],
     "mamba2_step": [_SCAN_DECODE],
     "diff_attention": [
         Target(1.3, "2 x sdpa,2 x flex", FORWARD),

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -55,10 +56,12 @@ def _last_inputs(
 
 @triton.jit(do_not_specialize=["time"])
 def _forward(
-    x_ptr, weight_ptr, bias_ptr, position_ptr, window_ptr, initial_ptr, y_ptr, after_ptr, end_ptr,
+    x_ptr, weight_ptr, bias_ptr, position_ptr, window_ptr, initial_ptr, dy_ptr, y_ptr, after_ptr, end_ptr,
     row_stride, token_stride, time, channels, taps: tl.constexpr, has_bias: tl.constexpr, has_window: tl.constexpr,
-    has_initial: tl.constexpr, positions: tl.constexpr, block_t: tl.constexpr, block_c: tl.constexpr,
+    has_initial: tl.constexpr, silu: tl.constexpr, positions: tl.constexpr, block_t: tl.constexpr,
+    block_c: tl.constexpr,
 ):  # fmt: skip
+    """silu: 1 takes it; 2: from gradients of that, writes those of the convolution's outputs."""
     blocks = tl.cdiv(channels, block_c)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     c = tl.program_id(0) % blocks * block_c + tl.arange(0, block_c)
@@ -83,13 +86,21 @@ def _forward(
         weight = tl.load(weight_ptr + c * taps + (taps - 1 - back), mask=c < channels, other=0.0).to(tl.float32)
         y += value * weight[None, :]
     at = (row * time + t)[:, None] * channels + c[None, :]
+    if silu > 0:
+        share = 1.0 / (1.0 + tl.exp2(y * -1.4426950408889634))
+        if silu == 2:
+            dy = tl.load(dy_ptr + at, mask=(position >= 0)[:, None] & inside, other=0.0).to(tl.float32)
+            y = dy * share * (1.0 + y * (1.0 - share))
+        else:
+            y *= share
     y = tl.where((position >= 0)[:, None], y, 0.0)
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=(t < time)[:, None] & inside)
-    if tl.program_id(1) == 0:
-        _last_inputs(
-            x_ptr, window_ptr, position_ptr, after_ptr, end_ptr, row, c, row_stride, token_stride, time, channels,
-            taps, has_window, positions,
-        )  # fmt: skip
+    if silu < 2:  # noqa: SIM102, what is known before the program runs stands alone
+        if tl.program_id(1) == 0:
+            _last_inputs(
+                x_ptr, window_ptr, position_ptr, after_ptr, end_ptr, row, c, row_stride, token_stride, time, channels,
+                taps, has_window, positions,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["time"])
@@ -146,9 +157,10 @@ class CausalConv1d(torch.autograd.Function):
     """x: channels side by side, any other strides; the others contiguous; at least two taps."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, position_ids, window, initial) -> tuple[Tensor, Tensor]:
-        y, after, end = _run(x, weight, bias, position_ids, window, initial)
+    def forward(ctx, x, weight, bias, position_ids, window, initial, silu) -> tuple[Tensor, Tensor]:
+        y, after, end = _run(x, weight, bias, position_ids, window, initial, silu)
         ctx.save_for_backward(x, weight, bias, position_ids, window, initial, end)
+        ctx.silu = silu
         ctx.set_materialize_grads(False)
         return y, after
 
@@ -158,6 +170,8 @@ class CausalConv1d(torch.autograd.Function):
         x, weight, bias, position_ids, window, initial, end = ctx.saved_tensors
         dx = x.new_empty(x.shape)
         dwindow = None if window is None else torch.empty_like(window)
+        if dy is not None and ctx.silu:
+            dy = _run(x, weight, bias, position_ids, window, initial, 2, dy.contiguous())[0]
         dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
         rows, time, channels = x.shape
         taps = weight.shape[1]
@@ -178,11 +192,12 @@ class CausalConv1d(torch.autograd.Function):
             through_weight, dinitial = _through_initial(weight, initial, sums[taps:-1])
             dweight = dweight + through_weight
         dbias = None if bias is None else sums[-1].to(bias.dtype)
-        return dx, dweight.to(weight.dtype), dbias, None, dwindow, dinitial
+        return dx, dweight.to(weight.dtype), dbias, None, dwindow, dinitial, None
 
 
-def _run(x, weight, bias, position_ids, window, initial) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the new window and how many places each row has up to its last token, int32."""
+def _run(x, weight, bias, position_ids, window, initial, silu, dy=None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the new window and how many places each row has up to its last token, int32; given dy, the gradient of what
+    silu is taken of, and noise."""
     rows, time, channels = x.shape
     taps = weight.shape[1]
     tile = _tile(time, channels)
@@ -192,8 +207,8 @@ def _run(x, weight, bias, position_ids, window, initial) -> tuple[Tensor, Tensor
     with torch.cuda.device_of(x):
         _forward[grid](
             x, weight, x if bias is None else bias, position_ids, x if window is None else window,
-            x if initial is None else initial, y, after, end, x.stride(0), x.stride(1), time, channels, taps,
-            bias is not None, window is not None, initial is not None, POSITIONS, **tile,
+            x if initial is None else initial, x if dy is None else dy, y, after, end, x.stride(0), x.stride(1), time,
+            channels, taps, bias is not None, window is not None, initial is not None, silu, POSITIONS, **tile,
         )  # fmt: skip
     return y, after, end
 
@@ -218,15 +233,18 @@ def causal_conv1d(
     position_ids: Tensor,
     window: Tensor | None = None,
     initial: Tensor | None = None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference.causal_conv1d`. `eager` does what does not fit here: float64, a single tap."""
+    """See `reference.causal_conv1d`; and, if asked for, silu of its outputs, which the backward makes again. `eager`
+    does what does not fit here: float64, a single tap."""
     given = [tensor.dtype for tensor in (x, weight, bias, window, initial) if tensor is not None]
     if torch.float64 in given or weight.shape[1] == 1 or not x.numel():
-        return eager(x, weight, bias, position_ids, window, initial)
+        y, after = eager(x, weight, bias, position_ids, window, initial)
+        return F.silu(y) if silu else y, after
     x = x if x.stride(2) == 1 else x.contiguous()
     weight, position_ids = weight.contiguous(), position_ids.contiguous()
     bias, initial = (None if tensor is None else tensor.contiguous() for tensor in (bias, initial))
     window = None if window is None else window.to(x.dtype).contiguous()
     if not torch.is_grad_enabled():
-        return _run(x, weight, bias, position_ids, window, initial)[:2]
-    return CausalConv1d.apply(x, weight, bias, position_ids, window, initial)  # pyright: ignore
+        return _run(x, weight, bias, position_ids, window, initial, int(silu))[:2]
+    return CausalConv1d.apply(x, weight, bias, position_ids, window, initial, int(silu))  # pyright: ignore

@@ -11,12 +11,11 @@ states reads and writes 4 h P N bytes of state each, beside which all else is sm
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nlrl.kernels.causal_conv1d.reference import causal_conv1d
-from nlrl.kernels.ssd.reference import ssd
+from nlrl.kernels.mamba2_mixer import reference as mixer
+from nlrl.kernels.ssd.reference import CHUNK, ssd
 
 
 def mamba2_step(
@@ -58,18 +57,8 @@ def composed(
     groups, norm_groups,
 ) -> Tensor:  # fmt: skip
     """The step, by a convolution and a recurrence with the signatures of `causal_conv1d` and `ssd`."""
-    heads, head_dim, state_size = state.shape[1:]
-    sizes, shared = (heads * head_dim, conv_weight.shape[0], heads), groups * state_size
-    z, mixed, dt = projected[:, None].split(sizes, -1)
-    places = positions[:, None]
-    mixed, after = convolve(mixed, conv_weight, conv_bias, places, window)
-    window.copy_(after)
-    x, B, C = F.silu(mixed).split((sizes[0], shared, shared), -1)
-    x, B, C = x.unflatten(-1, (heads, -1)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
-    wide = torch.promote_types(projected.dtype, torch.float32)
-    dt = F.softplus(dt.to(wide) + dt_bias.to(wide))
-    A = -A_log.to(wide).exp()
-    y, _ = recur(x, dt, A, B, C, places, state, D.to(wide), overwrite=True)
-    g = (y.flatten(-2).to(wide) * F.silu(z.to(wide)))[:, 0].unflatten(-1, (norm_groups, -1))
-    g = g * (g.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return (g.flatten(-2) * norm_weight).to(norm_weight.dtype)
+    y, _window, _state = mixer.composed(
+        convolve, recur, mixer.rms_norm_of_gated, projected[:, None], conv_weight, conv_bias, A_log, D, dt_bias,
+        norm_weight, positions[:, None], eps, groups, norm_groups, window, state, CHUNK, True,
+    )  # fmt: skip
+    return y[:, 0]

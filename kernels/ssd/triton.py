@@ -5,21 +5,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nlrl.kernels import devices
 from nlrl.kernels.ssd import triton_programs as programs
 from nlrl.kernels.ssd.eager import ssd as eager
 from nlrl.kernels.ssd.reference import CHUNK, written
 
-TOKENS = {torch.bfloat16: 64, torch.float32: 32}
-"""Of a chunk, at most. Registers bound them: a product of float32 needs three pairs of factors."""
-COLUMNS = 64
-"""Of a state, of B and of C, that a program holds at once: wider tiles do not fit into registers."""
+LAUNCH: dict[str, Any] = {
+    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "stages": 2, "walk": True, "walk_warps": 4,
+    "walk_stages": 1,
+}  # fmt: skip
+"""Of bfloat16. tokens: of a chunk, at most; columns: of a state, of B and of C, that a program holds at once;
+scan_columns: the same for `states`, where there are heads enough to fill a device; walk: whether `walk` is used there.
+"""
+CANDIDATES: list[dict[str, Any]] = [
+    LAUNCH | change
+    for change in (
+        {}, {"walk_warps": 8}, {"walk_stages": 2}, {"walk_warps": 8, "walk_stages": 2}, {"walk": False},
+        {"columns": 128, "warps": 8}, {"stages": 1}, {"scan_columns": 64}, {"scan_columns": 32}, {"tokens": 32},
+    )
+]  # fmt: skip
+TOKENS_FLOAT32, COLUMNS_FLOAT32 = 32, 64
+"""Registers bound them: a product of float32 needs three pairs of factors."""
 SCAN_COLUMNS = 32
-"""The same for `states`: fewer, so that a small batch has many programs."""
+"""Of `states` in a small batch, which must have many programs."""
+WALKS = 256
+"""Heads, over all rows, from which on a program for each of them fills a large device."""
+LARGEST_WALK = 8192
+"""Numbers of a state that stay in registers."""
 STEP_ROWS = 16
 """Rows of a state in a program of `step`."""
 LARGEST_HEAD = 128
@@ -33,19 +52,12 @@ class SSD(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, dt, A, B, C, position_ids, state, D) -> tuple[Tensor, Tensor]:
-        (batch, time, heads, _), launch = x.shape, _launch(x, B)
-        chunks, y = triton.cdiv(time, launch["Q"]), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        x, B, C, dt = _rows(x), _rows(B), _rows(C), dt.contiguous()
-        position_ids, state = position_ids.contiguous(), state.contiguous()
-        states, after = _scan(x, dt, A, B, position_ids, state, launch, chunks, reverse=False)
-        with torch.cuda.device_of(x):
-            programs.outputs[(batch * chunks * heads,)](
-                x, dt, A, B, C, A if D is None else D, position_ids, states, y, time, chunks,
-                x.stride(0), B.stride(0), C.stride(0), skip=D is not None, **launch,
-            )  # fmt: skip
+        launch, shape = _launch(x, B), x.shape
+        x, B, C, dt, position_ids = _rows(x), _rows(B), _rows(C), dt.contiguous(), position_ids.contiguous()
+        y, after, states = _forward(x, dt, A, B, C, position_ids, state.contiguous(), D, launch, keeps=True)
         ctx.save_for_backward(x, dt, A, B, C, position_ids, states, D)
-        ctx.launch, ctx.chunks = launch, chunks
-        return y, after
+        ctx.launch, ctx.chunks = launch, triton.cdiv(shape[1], launch["Q"])
+        return y.view(shape), after
 
     @staticmethod
     @once_differentiable
@@ -66,10 +78,47 @@ class SSD(torch.autograd.Function):
         return dx, ddt, dA.sum(0), dB, dC, None, dstate, None if D is None else dD.sum(0)
 
 
+def _forward(x, dt, A, B, C, position_ids, state, D, launch: dict, keeps: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y `(tokens, heads * head_dim)`, the last state, and those before each chunk, if they are made at all."""
+    (batch, time), heads = position_ids.shape, state.shape[1]
+    chunks, y = triton.cdiv(time, launch["Q"]), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    sizes = time, chunks, x.stride(0), B.stride(0), C.stride(0)
+    if _walks(x, state):
+        states = state.new_empty((batch, chunks, *state.shape[1:])) if keeps else None
+        after, options = torch.empty_like(state), launch | _walk_launch(launch["N"])
+        with torch.cuda.device_of(x):
+            programs.walk[(batch * heads,)](
+                x, dt, A, B, C, A if D is None else D, position_ids, state, after if states is None else states, after,
+                y, *sizes, keeps=keeps, skip=D is not None, **options,
+            )  # fmt: skip
+        return y, after, states
+    states, after = _scan(x, dt, A, B, position_ids, state, launch, chunks, reverse=False)
+    with torch.cuda.device_of(x):
+        programs.outputs[(batch * chunks * heads,)](
+            x, dt, A, B, C, A if D is None else D, position_ids, states, y, *sizes, skip=D is not None, **launch,
+        )  # fmt: skip
+    return y, after, states
+
+
+def _walks(x: Tensor, state: Tensor) -> bool:
+    """Whether one program for each head does it all: there are enough of them, and a state fits into registers."""
+    batch, heads, head_dim, states = state.shape
+    small = _block(head_dim) * _block(states) <= LARGEST_WALK and x.dtype == torch.bfloat16
+    return small and batch * heads >= WALKS and devices.launch("ssd", LAUNCH)["walk"]
+
+
+def _walk_launch(states: int) -> dict[str, int]:
+    launch = devices.launch("ssd", LAUNCH)
+    return {"block_n": _block(states), "num_warps": launch["walk_warps"], "num_stages": launch["walk_stages"]}
+
+
 def _scan(x, dt, A, B, position_ids, first, launch: dict, chunks: int, reverse: bool) -> tuple[Tensor, Tensor]:
     """The states before each chunk (the gradients of those after it), and the last one."""
     states, last = first.new_empty((first.shape[0], chunks, *first.shape[1:])), torch.empty_like(first)
-    launch = launch | {"block_n": min(SCAN_COLUMNS, launch["block_n"])}
+    many, columns = first.shape[0] * first.shape[1] >= WALKS and x.dtype == torch.bfloat16, SCAN_COLUMNS
+    if many:
+        columns = devices.launch("ssd", LAUNCH)["scan_columns"]
+    launch = launch | {"block_n": min(columns, _block(launch["N"]))}
     with torch.cuda.device_of(x):
         programs.states[(first.shape[0] * first.shape[1] * triton.cdiv(launch["N"], launch["block_n"]),)](
             x, dt, A, B, position_ids, first, states, last, position_ids.shape[1], chunks, x.stride(0), B.stride(0),
@@ -105,13 +154,15 @@ def _rows(values: Tensor) -> Tensor:
 
 def _launch(x: Tensor, B: Tensor) -> dict[str, int]:
     (time, heads, head_dim), state_size = x.shape[1:], B.shape[3]
-    block_p, block_n = _block(head_dim), min(COLUMNS, _block(state_size))
+    found, narrow = devices.launch("ssd", LAUNCH), x.dtype == torch.bfloat16
+    tokens, columns = (found["tokens"], found["columns"]) if narrow else (TOKENS_FLOAT32, COLUMNS_FLOAT32)
+    block_p, block_n = _block(head_dim), min(columns, _block(state_size))
     if block_p > 32 and block_n == 32:
         block_n = 64  # 32 columns beside more channels gave wrong gradients on an H200 with Triton 3.6
     return {
         "heads": heads, "per_group": heads // B.shape[2], "P": head_dim, "N": state_size,
-        "Q": min(TOKENS[x.dtype], _block(time)), "block_p": block_p, "block_n": block_n,
-        "num_warps": 4 if x.dtype == torch.bfloat16 and head_dim <= 64 else 8, "num_stages": 2,
+        "Q": min(tokens, _block(time)), "block_p": block_p, "block_n": block_n,
+        "num_warps": found["warps"] if narrow and head_dim <= 64 else 8, "num_stages": found["stages"] if narrow else 2,
     }  # fmt: skip
 
 
@@ -150,8 +201,17 @@ def ssd(
     if x.shape[1] == 1 and not _needs_gradient(*scan, before, D):
         y, after = _one(*scan, before, D, overwrite and state is not None)
         return y.to(x.dtype), after
-    y, after = SSD.apply(*scan, before.float(), D)
+    if _needs_gradient(*scan, before, D):
+        y, after = SSD.apply(*scan, before.float(), D)
+    else:
+        y, after = _without_gradient(*scan, before.float(), D)
     return y.to(x.dtype), written(state, after) if overwrite else after
+
+
+def _without_gradient(x, dt, A, B, C, position_ids, before: Tensor, D: Tensor | None) -> tuple[Tensor, Tensor]:
+    given = _rows(x), dt.contiguous(), A, _rows(B), _rows(C), position_ids.contiguous(), before.contiguous(), D
+    y, after, _states = _forward(*given, _launch(x, B), keeps=False)
+    return y.view(x.shape), after
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

@@ -2,7 +2,8 @@
 
 1. `states`: a program owns some columns of one head's state and runs over a row's chunks; it stores the state before
    each chunk. Backwards over the chunks, with dy and C in place of x and B, it gives the gradients of the states.
-2. `outputs`: a program makes the outputs of one chunk and head.
+2. `outputs`: a program makes the outputs of one chunk and head. `walk` does both: a program owns a whole head, whose
+   state stays in registers, and writes outputs as it runs over the row's chunks.
 3. `shared_gradients`: a program takes one chunk and some heads of a group, adding up what they give to some columns of
    C, or of B. What several programs give to one number is added in a fixed order afterwards: equal inputs give equal
    bits. As sum_j (M' M)_ij + into_i dy_i . (S0 C_i) = C_i . C'_i, and the like for B, c' is a difference of two such.
@@ -22,6 +23,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _halves(a, dtype: tl.constexpr):
+    # float32 as a sum of two bfloat16. The first is cut off, not rounded: converting it back would be slow.
+    high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return high.to(dtype), (a - high).to(dtype)
+
 
 @triton.jit
 def _dot(a, b):
@@ -29,12 +39,10 @@ def _dot(a, b):
     if a.dtype == b.dtype:
         out = tl.dot(a, b, input_precision="tf32x3")
     elif a.dtype == tl.float32:
-        high = a.to(b.dtype)
-        low = (a - high.to(tl.float32)).to(b.dtype)
+        high, low = _halves(a, b.dtype)
         out = tl.dot(high, b, tl.dot(low, b))
     else:
-        high = b.to(a.dtype)
-        low = (b - high.to(tl.float32)).to(a.dtype)
+        high, low = _halves(b, a.dtype)
         out = tl.dot(a, high, tl.dot(a, low))
     return out
 
@@ -63,29 +71,31 @@ def _chunk(batch, chunk, time, Q: tl.constexpr):
 
 @triton.jit
 def _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads: tl.constexpr, Q: tl.constexpr):
-    # dt; c; the number of the token's document; decays into each token, out of it to the end, and through the chunk.
+    # dt; c in units of log2(e), as exponentials are powers of 2; the number of the token's document; decays into each
+    # token, out of it to the end, and through the chunk.
     place = tl.load(position_ptr + token, mask=inside, other=-1)
-    dt = tl.load(dt_ptr + token * heads + head, mask=place >= 0, other=0.0)
-    c = tl.cumsum(dt * tl.load(A_ptr + head), 0)
-    document = tl.cumsum((place == 0).to(tl.int32), 0)
+    dt = tl.where(place >= 0, tl.load(dt_ptr + token * heads + head, mask=inside, other=0.0), 0.0)
+    c = tl.cumsum(dt * (tl.load(A_ptr + head) * LOG2_E), 0)
+    document = tl.cumsum((place == 0).to(tl.float32), 0)
     end = tl.sum(tl.where(tl.arange(0, Q) == Q - 1, c, 0.0), 0)
     newest = tl.max(document, 0)
-    into = tl.exp(tl.where(document == 0, c, float("-inf")))
-    out = tl.exp(tl.where(document == newest, end - c, float("-inf")))
-    through = tl.exp(tl.where(newest == 0, end, float("-inf")))
+    into = tl.exp2(tl.where(document == 0, c, float("-inf")))
+    out = tl.exp2(tl.where(document == newest, end - c, float("-inf")))
+    through = tl.exp2(tl.where(newest == 0, end, float("-inf")))
     return dt, c, document, into, out, through
 
 
 @triton.jit
 def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
-    # Decay from token j (column) to token i (row), or in reverse from the row's to the column's.
-    t = tl.arange(0, Q)
-    same = document[:, None] == document[None, :]
+    # Decay from token j (column) to token i (row), or in reverse from the row's to the column's; zero where the second
+    # is before the first or in a later document. Both are differences of numbers, which the exponent gets if negative:
+    # truth values, made while a matrix product runs, would be packed into bits and out again.
+    t = tl.arange(0, Q).to(tl.float32)
     if reverse:
-        exponent = tl.where(same & (t[:, None] <= t[None, :]), c[None, :] - c[:, None], float("-inf"))
+        exponent, apart, same = c[None, :] - c[:, None], t[None, :] - t[:, None], document[:, None] - document[None, :]
     else:
-        exponent = tl.where(same & (t[:, None] >= t[None, :]), c[:, None] - c[None, :], float("-inf"))
-    return tl.exp(exponent)
+        exponent, apart, same = c[:, None] - c[None, :], t[:, None] - t[None, :], document[None, :] - document[:, None]
+    return tl.exp2(exponent + tl.minimum(tl.minimum(apart, same), 0.0) * 1e30)
 
 
 @triton.jit
@@ -139,6 +149,34 @@ def outputs(
     if skip:
         y += tl.load(D_ptr + head) * x.to(tl.float32)
     _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
+
+
+@triton.jit
+def walk(
+    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, first_ptr, states_ptr, last_ptr, y_ptr, time, chunks,
+    x_row, B_row, C_row, keeps: tl.constexpr, skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr,
+    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    p = tl.arange(0, block_p)
+    own = tl.program_id(0).to(tl.int64) * P + p
+    group = head // per_group * N
+    state = _tile(first_ptr, own, p < P, N, 0, N, block_n)
+    for chunk in range(chunks):
+        token, inside = _chunk(batch, chunk, time, Q)
+        x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p)
+        B = _tile(B_ptr, token, inside, B_row, group, N, block_n)
+        C = _tile(C_ptr, token, inside, C_row, group, N, block_n)
+        if keeps:
+            _put(states_ptr, ((batch * chunks + chunk) * heads + head) * P + p, p < P, N, 0, N, state, block_n)
+        dt, c, document, into, out, through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+        scores = _dot(C, tl.trans(B)) * _within(c, document, Q, False) * dt[None, :]
+        y = into[:, None] * _dot(C, tl.trans(state)) + _dot(scores, x)
+        if skip:
+            y += tl.load(D_ptr + head) * x.to(tl.float32)
+        _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
+        state = through * state + _dot(tl.trans(x.to(tl.float32) * (dt * out)[:, None]), B)
+    _put(last_ptr, own, p < P, N, 0, N, state, block_n)
 
 
 @triton.jit

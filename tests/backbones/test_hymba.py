@@ -398,3 +398,22 @@ def test_rows_that_begin_with_a_call_are_read_in_spans_and_go_on_as_before(spans
         found.append((first, model.logits(model.hidden(ids[:, :1], after, state=state))))
     for ours, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"num_memory_tokens": 0}])
+def test_tokens_one_by_one_through_the_step_of_a_device_give_the_same_logits(changes, monkeypatch):
+    model, ids = small(**changes), draw(2, 12)
+    found = []
+    for alone in (False, True):
+        monkeypatch.setattr(
+            "nlrl.backbones.hymba.network.steps_alone",
+            lambda x, state, on=alone: on and x.shape[1] == 1 and state is not None,
+        )
+        state, logits = model.new_state(len(ids), ids.shape[1]), []
+        for t in range(ids.shape[1]):
+            where = torch.tensor([[t], [t if t < 8 else -1]])
+            logits.append(model.logits(model.hidden(ids[:, t : t + 1], where, state=state))[:, 0][: 2 if t < 8 else 1])
+        found.append((torch.cat(logits), state.conv, state.ssm))
+    for stepped, plain in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(stepped, plain, rtol=1e-9, atol=1e-9)

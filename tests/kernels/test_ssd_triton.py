@@ -144,6 +144,21 @@ def check_heads_that_share_a_program(device):
     module.PROGRAMS = before
 
 
+def check_one_program_for_each_head(device):
+    """As in a large batch; with gradients, which need the states on the way, and without."""
+    from nlrl.kernels.ssd import triton as module
+
+    before, module.WALKS = module.WALKS, 1
+    for shape in SHAPES[1:4] if device == "cpu" else (*SHAPES, *DEVICE_SHAPES):
+        assert_as_exact_as_plain(module.ssd, shape, torch.bfloat16, device)
+    given, at = inputs(SHAPES[1], torch.bfloat16, device), positions(2, 7, device)
+    with torch.no_grad(), poisoned():
+        kept = [run(module.ssd, given, at) for module.WALKS in (1, 1 << 30)]
+    for one, other in zip(*kept, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=1e-2, atol=1e-2)
+    module.WALKS = before
+
+
 def check_what_may_be_left_out_or_differ(ssd, device):
     given, at = inputs((2, 20, 2, 16, 1, 16), device=device), positions(2, 20, device)
     arguments = [given[name] for name in NAMES[:5]]
@@ -169,6 +184,7 @@ def check_triton(device: str) -> None:
             assert_as_exact_as_plain(ssd, shape, dtype, device)
     check_large_steps(ssd, device)
     check_heads_that_share_a_program(device)
+    check_one_program_for_each_head(device)
     check_what_may_be_left_out_or_differ(ssd, device)
     with torch.no_grad():
         check_state_is_written_over(ssd, device)
