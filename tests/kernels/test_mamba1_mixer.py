@@ -96,7 +96,8 @@ def assert_as_exact(function, shape: Shape, dtype, device="cpu"):
     torch.use_deterministic_algorithms(False)
     for name, truth in exact.items():
         error, plain = (found[name] - truth).norm(), max((one[name] - truth).norm() for one in yardsticks)
-        allowed = factor * plain + 16 * torch.finfo(torch.float32).eps * (1 + truth.norm())
+        few = 2 if truth.numel() < 16 else 1  # rounding does not average out
+        allowed = few * factor * plain + 16 * torch.finfo(torch.float32).eps * (1 + truth.norm())
         assert error <= allowed, f"{name} {shape} {dtype}: {error}, {allowed} of {truth.norm()}"
 
 
