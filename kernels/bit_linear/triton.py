@@ -21,14 +21,18 @@ import triton.language as tl
 from torch import Tensor
 
 from nlrl.kernels.bit_linear.eager import bit_linear as eager
+from nlrl.kernels.launches import choose
 
-ONE_ROW = {"outputs": 64, "count": 32, "num_warps": 4, "num_stages": 3}
-"""`_one_row`: outputs of a program, and bytes of each that it takes at a time; twice as many take all 255 registers of
-a thread. 128 programs at 8,192 outputs, one for each processor of a Hopper."""
+LAUNCH = {"one_row": (64, 32, 4, 3), "rows": (64, 32, 4, 3)}
+"""By program: outputs, bytes of each that it takes at a time, warps, stages. One row: 64 bytes at a time take all 255
+registers of a thread; 128 programs at 8,192 outputs, one for each processor of a Hopper. More: x of 64 rows is
+8 x 64 x 32 numbers a turn, 32 KB in two bytes."""
+CANDIDATES = {
+    "one_row": [(o, c, w, 3) for o in (16, 32, 64) for c in (32, 64) for w in (4, 8)],
+    "rows": [(o, c, w, s) for o in (32, 64, 128) for c in (32, 64) for w in (4, 8) for s in (2, 3)],
+}
 SHORTEST = 8
 """Bytes at a time of `_one_row`, at least: Triton 3.6 does not compile a table of fewer rows over four warps."""
-ROWS = {"outputs": 64, "count": 32, "num_warps": 4, "num_stages": 3}
-"""`_rows`: the same; x of 64 rows is 8 x 64 x 32 numbers a turn, 32 KB in two bytes."""
 MOST_ROWS = 64
 """Rows of a program of `_rows`; tensor cores take no less than 16."""
 
@@ -118,22 +122,23 @@ def _multiply(x: Tensor, bits: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     rows, n, row_bytes = x.shape[0], *bits.shape
     y = x.new_empty((rows, n))
     if rows == 1:
-        _one_row[(triton.cdiv(n, ONE_ROW["outputs"]),)](
-            x, bits, alpha, beta, y, x.shape[1], n, row_bytes, **_fitting(ONE_ROW, row_bytes, SHORTEST)
-        )
+        launch = _launch("one_row", row_bytes, SHORTEST)
+        _one_row[(triton.cdiv(n, launch["outputs"]),)](x, bits, alpha, beta, y, x.shape[1], n, row_bytes, **launch)
         return y
     scaled, shift = x.new_empty((rows, 8, row_bytes)), x.new_empty((rows,), dtype=torch.float32)
     _prepare[(rows,)](x, alpha, beta, scaled, shift, x.shape[1], row_bytes, count=128, num_warps=4)
     block_m = min(MOST_ROWS, max(16, triton.next_power_of_2(rows)))
-    grid = triton.cdiv(n, ROWS["outputs"]), triton.cdiv(rows, block_m)
-    launch = _fitting(ROWS, row_bytes, 16) | {"block_m": block_m, "wide": x.dtype == torch.float32}
+    launch = _launch("rows", row_bytes, 16) | {"block_m": block_m, "wide": x.dtype == torch.float32}
+    grid = triton.cdiv(n, launch["outputs"]), triton.cdiv(rows, block_m)
     _rows[grid](scaled, bits, shift, y, rows, n, row_bytes, **launch)
     return y
 
 
-def _fitting(launch: dict[str, int], row_bytes: int, least: int) -> dict[str, int]:
+def _launch(program: str, row_bytes: int, least: int) -> dict[str, int]:
     """For short rows: no tile is longer than what there is."""
-    return launch | {"count": max(least, min(launch["count"], triton.next_power_of_2(row_bytes)))}
+    outputs, count, warps, stages = choose("bit_linear", program, LAUNCH[program])
+    count = max(least, min(count, triton.next_power_of_2(row_bytes)))
+    return {"outputs": outputs, "count": count, "num_warps": warps, "num_stages": stages}
 
 
 def bit_linear(x: Tensor, bits: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

@@ -17,31 +17,23 @@ read from the level-2 cache again. With `pdl` the second launch loads its states
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra import cuda as tl_cuda
 
-from nlrl.kernels import devices
+from nlrl.kernels.launches import choose
 from nlrl.kernels.mamba1_step.eager import mamba1_step as eager
 from nlrl.kernels.selective_scan.triton_programs import softplus_of
 
-LAUNCH: dict[str, Any] = {
-    "slice_k": 128, "block_k": 64, "block_o": 32, "warps": 4, "block_d": 32, "step_warps": 4, "pdl": False,
-}  # fmt: skip
-"""slice_k: channels of a program of `_project`, block_k at once, for block_o outputs; block_d: channels of one of
-`_advance`."""
-CANDIDATES: list[dict[str, Any]] = [
-    LAUNCH | change
-    for change in (
-        {}, {"pdl": True}, {"block_d": 16}, {"block_d": 16, "pdl": True}, {"block_d": 8, "pdl": True},
-        {"slice_k": 256, "block_o": 16, "pdl": True}, {"slice_k": 64, "pdl": True},
-        {"block_d": 64, "step_warps": 8, "pdl": True},
-    )
-]  # fmt: skip
+LAUNCH = {"project": (128, 64, 32, 4), "advance": (32, 4, 0)}
+"""project: channels of a program, so many of them at once, its outputs, warps; advance: channels of a program, warps,
+and whether it may begin while the first launch runs (`pdl`)."""
+CANDIDATES = {
+    "project": [(128, 64, 32, 4), (256, 64, 16, 4), (64, 64, 32, 4)],
+    "advance": [(d, warps, pdl) for pdl in (0, 1) for d, warps in ((32, 4), (16, 4), (8, 4), (64, 8))],
+}
 ROWS = 16
 """Of a program: the least that tensor cores take."""
 MOST_STATES, MOST_RANK = 64, 256
@@ -222,9 +214,10 @@ def mamba1_step(
     even = even and (dt_norm is None) == (B_norm is None) == (C_norm is None)
     if x.dtype == torch.float64 or not even or not rows or states > MOST_STATES or rank > MOST_RANK:
         return eager(x, gate, window, state, *weights, positions, eps, *firsts)
-    launch, outputs = devices.launch("mamba1_step", LAUNCH), rank + 2 * states
-    slices, tiles = triton.cdiv(channels, launch["slice_k"]), triton.cdiv(rows, ROWS)
-    columns, pdl = triton.cdiv(outputs, launch["block_o"]), launch["pdl"] and x.is_cuda
+    slice_k, block_k, block_o, warps = choose("mamba1_step", "project", LAUNCH["project"])
+    block_d, step_warps, overlaps = choose("mamba1_step", "advance", LAUNCH["advance"])
+    outputs, pdl = rank + 2 * states, bool(overlaps) and x.is_cuda
+    slices, tiles, columns = triton.cdiv(channels, slice_k), triton.cdiv(rows, ROWS), triton.cdiv(outputs, block_o)
     parts, mixed = (x.new_empty((n, rows, outputs), dtype=torch.float32) for n in (slices, 1))
     y = x.new_empty((rows, channels))
     bias, first_window, first_state = (D if part is None else part for part in (conv_bias, *firsts))
@@ -236,14 +229,14 @@ def mamba1_step(
     with torch.cuda.device_of(x):
         _project[(slices, columns, tiles)](
             x, window, conv_weight, bias, first_window, positions, x_proj, parts, mixed,
-            _counter(columns * tiles, x.device), rows, x.stride(0), channels, slices=slices, slice_k=launch["slice_k"],
-            block_k=launch["block_k"], block_o=launch["block_o"], num_warps=launch["warps"], **shared,
+            _counter(columns * tiles, x.device), rows, x.stride(0), channels, slices=slices, slice_k=slice_k,
+            block_k=block_k, block_o=block_o, num_warps=warps, **shared,
         )  # fmt: skip
-        _advance[(triton.cdiv(channels, launch["block_d"]), tiles)](
+        _advance[(triton.cdiv(channels, block_d), tiles)](
             x, gate, window, state, conv_weight, bias, first_window, first_state, mixed, *norms,
             dt_proj, dt_bias, A_log, D, positions, y, rows, x.stride(0), gate.stride(0), channels, eps, rank=rank,
-            states=states, block_d=launch["block_d"], block_r=max(16, triton.next_power_of_2(rank)),
+            states=states, block_d=block_d, block_r=max(16, triton.next_power_of_2(rank)),
             block_n=triton.next_power_of_2(states), has_first_state=firsts[1] is not None, normed=dt_norm is not None,
-            num_warps=launch["step_warps"], **shared, **({"launch_pdl": True} if pdl else {}),
+            num_warps=step_warps, **shared, **({"launch_pdl": True} if pdl else {}),
         )  # fmt: skip
     return y

@@ -12,7 +12,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels import devices
+from nlrl.kernels.launches import choose
 from nlrl.kernels.selective_scan import triton_backward as backwards_programs
 from nlrl.kernels.selective_scan import triton_programs as programs
 from nlrl.kernels.selective_scan.eager import selective_scan as eager
@@ -20,15 +20,15 @@ from nlrl.kernels.selective_scan.reference import wide_dtype
 
 CHUNK = 32
 """Tokens between states that are kept for the backward; a multiple of 4."""
-LAUNCH: dict[str, Any] = {"values": 512, "registers": 255, "values_backwards": 512, "registers_backwards": 255}
-"""States of a program, which is one warp; and registers of a thread. A quarter of a processor has 16,384 registers, so
-255 a thread leave room for two warps there, 168 for three, 128 for four: more programs than fit take a second round."""
-CANDIDATES: list[dict[str, Any]] = [
-    {"values": values, "registers": registers, "values_backwards": values_, "registers_backwards": registers_}
-    for values, registers, values_, registers_ in (
-        (512, 255, 512, 255), (512, 168, 512, 168), (256, 128, 256, 128), (256, 96, 256, 112), (512, 255, 256, 168),
-    )
-]  # fmt: skip
+STATES = 512
+"""Of a program, which is one warp, by default."""
+LAUNCH = {"forward": (STATES, 255), "backward": (STATES, 255)}
+"""States of a program, and registers of a thread. A quarter of a processor has 16,384 registers, so 255 a thread leave
+room for two warps there, 168 for three, 128 for four: more programs than fit take a second round."""
+CANDIDATES = {
+    "forward": [(512, 255), (512, 168), (256, 255), (256, 128), (256, 96)],
+    "backward": [(512, 255), (512, 168), (256, 168), (256, 128), (256, 112)],
+}
 MOST_STATES = 128
 PROGRAMS_PER_PROCESSOR = 8
 """Warps that hide each other's waits: as many as there is room for."""
@@ -61,10 +61,10 @@ def _plan(x: Tensor, states: int, backwards: bool = False) -> _Plan:
     """Spans only where rows and channels leave room for three, as they double the forward's work. Both directions have
     the same spans."""
     rows, time, channels = x.shape
-    launch = devices.launch("selective_scan", LAUNCH)
-    values, registers = (launch[name + ("_backwards" if backwards else "")] for name in ("values", "registers"))
+    direction = "backward" if backwards else "forward"
+    values, registers = choose("selective_scan", direction, LAUNCH[direction])
     block_n = triton.next_power_of_2(states)
-    usual, block_d = LAUNCH["values"] // block_n, max(1, values // block_n)
+    usual, block_d = STATES // block_n, max(1, values // block_n)
     room = min(triton.cdiv(time, CHUNK), _programs(x.device) // (rows * triton.cdiv(channels, usual)))
     span = triton.cdiv(triton.cdiv(time, CHUNK), room if room > 2 else 1)
     tile = {"states": states, "block_d": block_d, "block_n": block_n, "num_warps": 1, "maxnreg": registers}

@@ -5,32 +5,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels import devices
+from nlrl.kernels.launches import choose
 from nlrl.kernels.ssd import triton_programs as programs
 from nlrl.kernels.ssd.eager import ssd as eager
 from nlrl.kernels.ssd.reference import CHUNK, written
 
-LAUNCH: dict[str, Any] = {
-    "tokens": 64, "columns": 64, "scan_columns": 128, "warps": 4, "stages": 2, "walk": True, "walk_warps": 4,
-    "walk_stages": 1,
-}  # fmt: skip
-"""Of bfloat16. tokens: of a chunk, at most; columns: of a state, of B and of C, that a program holds at once;
-scan_columns: the same for `states`, where there are heads enough to fill a device; walk: whether `walk` is used there.
-"""
-CANDIDATES: list[dict[str, Any]] = [
-    LAUNCH | change
-    for change in (
-        {}, {"walk_warps": 8}, {"walk_stages": 2}, {"walk_warps": 8, "walk_stages": 2}, {"walk": False},
-        {"columns": 128, "warps": 8}, {"stages": 1}, {"scan_columns": 64}, {"scan_columns": 32}, {"tokens": 32},
-    )
-]  # fmt: skip
+LAUNCH = {"chunk": (64, 64, 4, 2), "scan": (128,), "walk": (1, 4, 1)}
+"""Of bfloat16. chunk: tokens of one, at most, columns of a state, of B and of C, that a program holds at once, warps,
+stages; scan: columns of `states`, where there are heads enough to fill a device; walk: whether `walk` is used there,
+its warps and stages."""
+CANDIDATES = {
+    "chunk": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 128, 8, 2), (32, 64, 4, 2)],
+    "scan": [(128,), (64,), (32,)],
+    "walk": [(1, 4, 1), (1, 4, 2), (1, 8, 1), (1, 8, 2), (0, 4, 1)],
+}
 TOKENS_FLOAT32, COLUMNS_FLOAT32 = 32, 64
 """Registers bound them: a product of float32 needs three pairs of factors."""
 SCAN_COLUMNS = 32
@@ -104,12 +99,12 @@ def _walks(x: Tensor, state: Tensor) -> bool:
     """Whether one program for each head does it all: there are enough of them, and a state fits into registers."""
     batch, heads, head_dim, states = state.shape
     small = _block(head_dim) * _block(states) <= LARGEST_WALK and x.dtype == torch.bfloat16
-    return small and batch * heads >= WALKS and devices.launch("ssd", LAUNCH)["walk"]
+    return small and batch * heads >= WALKS and bool(_numbers("walk")[0])
 
 
 def _walk_launch(states: int) -> dict[str, int]:
-    launch = devices.launch("ssd", LAUNCH)
-    return {"block_n": _block(states), "num_warps": launch["walk_warps"], "num_stages": launch["walk_stages"]}
+    _, warps, stages = _numbers("walk")
+    return {"block_n": _block(states), "num_warps": warps, "num_stages": stages}
 
 
 def _scan(x, dt, A, B, position_ids, first, launch: dict, chunks: int, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -117,7 +112,7 @@ def _scan(x, dt, A, B, position_ids, first, launch: dict, chunks: int, reverse: 
     states, last = first.new_empty((first.shape[0], chunks, *first.shape[1:])), torch.empty_like(first)
     many, columns = first.shape[0] * first.shape[1] >= WALKS and x.dtype == torch.bfloat16, SCAN_COLUMNS
     if many:
-        columns = devices.launch("ssd", LAUNCH)["scan_columns"]
+        [columns] = _numbers("scan")
     launch = launch | {"block_n": min(columns, _block(launch["N"]))}
     with torch.cuda.device_of(x):
         programs.states[(first.shape[0] * first.shape[1] * triton.cdiv(launch["N"], launch["block_n"]),)](
@@ -154,16 +149,20 @@ def _rows(values: Tensor) -> Tensor:
 
 def _launch(x: Tensor, B: Tensor) -> dict[str, int]:
     (time, heads, head_dim), state_size = x.shape[1:], B.shape[3]
-    found, narrow = devices.launch("ssd", LAUNCH), x.dtype == torch.bfloat16
-    tokens, columns = (found["tokens"], found["columns"]) if narrow else (TOKENS_FLOAT32, COLUMNS_FLOAT32)
+    narrow = x.dtype == torch.bfloat16
+    tokens, columns, warps, stages = _numbers("chunk") if narrow else (TOKENS_FLOAT32, COLUMNS_FLOAT32, 8, 2)
     block_p, block_n = _block(head_dim), min(columns, _block(state_size))
     if block_p > 32 and block_n == 32:
         block_n = 64  # 32 columns beside more channels gave wrong gradients on an H200 with Triton 3.6
     return {
         "heads": heads, "per_group": heads // B.shape[2], "P": head_dim, "N": state_size,
         "Q": min(tokens, _block(time)), "block_p": block_p, "block_n": block_n,
-        "num_warps": found["warps"] if narrow and head_dim <= 64 else 8, "num_stages": found["stages"] if narrow else 2,
+        "num_warps": warps if head_dim <= 64 else 8, "num_stages": stages,
     }  # fmt: skip
+
+
+def _numbers(key: str) -> Sequence[int]:
+    return choose("ssd", key, LAUNCH[key])
 
 
 def _block(size: int) -> int:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from nlrl import kernels
+from nlrl.kernels import launches
 
 
 class Shape(NamedTuple):
@@ -109,18 +110,23 @@ def test_agrees_with_the_plain_formula_in_float64(shape):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+def every_launch(module, others):
+    """(key, numbers): the default of one program, and all others of each."""
+    yield "project", module.LAUNCH["project"]
+    for key, numbers in others.items():
+        yield from ((key, each) for each in (numbers if isinstance(numbers, list) else [numbers]))
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.mamba1_step import triton as module
 
-    plain = dict(module.LAUNCH)
-    small = {"slice_k": 32, "block_k": 16, "block_o": 16, "block_d": 8}
-    for change in ({}, small) if device == "cpu" else (*module.CANDIDATES, small):
-        module.LAUNCH |= change
-        for shape in SHAPES:
-            for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
-                assert_as_exact(module.mamba1_step, shape, dtype, device)
-        module.LAUNCH |= plain
+    small = {"project": (32, 16, 16, 4), "advance": (8, 4, 0)}
+    for key, numbers in every_launch(module, small if device == "cpu" else module.CANDIDATES):
+        with launches.trying("mamba1_step", key, numbers):
+            for shape in SHAPES:
+                for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
+                    assert_as_exact(module.mamba1_step, shape, dtype, device)
     assert not any(counter.any() for counter in module._counters.values())
     wide = inputs(SHAPES[1], device=device)
     for ours, theirs in zip(
@@ -151,7 +157,7 @@ def test_real_sizes_are_exact_and_repeatable(shape, pdl, monkeypatch):
     """Many times over: whoever is last must have seen what the others wrote."""
     from nlrl.kernels.mamba1_step import triton as module
 
-    monkeypatch.setitem(module.LAUNCH, "pdl", pdl)
+    monkeypatch.setitem(module.LAUNCH, "advance", (*module.LAUNCH["advance"][:2], int(pdl)))
     for dtype in (torch.bfloat16, torch.float32):
         assert_as_exact(module.mamba1_step, shape, dtype, "cuda")
     arguments = inputs(shape, torch.bfloat16, "cuda")
@@ -165,7 +171,7 @@ def test_real_sizes_are_exact_and_repeatable(shape, pdl, monkeypatch):
 def test_a_step_can_be_captured_in_a_graph(pdl, monkeypatch):
     from nlrl.kernels.mamba1_step import triton as module
 
-    monkeypatch.setitem(module.LAUNCH, "pdl", pdl)
+    monkeypatch.setitem(module.LAUNCH, "advance", (*module.LAUNCH["advance"][:2], int(pdl)))
     given = inputs(DEVICE_SHAPES[1], torch.bfloat16, "cuda")
     start = {name: given[name].clone() for name in ("window", "state")}
     expected = module.mamba1_step(**given | {name: value.clone() for name, value in start.items()})
