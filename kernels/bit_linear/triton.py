@@ -31,8 +31,8 @@ CANDIDATES = {
     "one_row": [(o, c, w, 3) for o in (16, 32, 64) for c in (32, 64) for w in (4, 8)],
     "rows": [(o, c, w, s) for o in (32, 64, 128) for c in (32, 64) for w in (4, 8) for s in (2, 3)],
 }
-SHORTEST = 8
-"""Bytes at a time of `_one_row`, at least: Triton 3.6 does not compile a table of fewer rows over four warps."""
+SHORTEST = 16
+"""Bytes at a time of `_one_row`, at least: Triton 3.6 does not compile a table of too few rows for the warps."""
 MOST_ROWS = 64
 """Rows of a program of `_rows`; tensor cores take no less than 16."""
 
