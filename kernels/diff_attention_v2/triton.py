@@ -133,10 +133,20 @@ def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> 
     return tiles._asdict() | shape | {"packed": starts is not None}
 
 
+def fits(query: Tensor, *rest) -> bool:
+    """Whether the programs can do it; `eager` does the rest."""
+    return query.numel() > 0 and query.shape[3] <= LARGEST_HEAD.get(query.dtype, 0)
+
+
+def prepared(query, key, value, gate, starts) -> tuple:
+    """The arguments as `fused_forward` takes them."""
+    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
+    return query, key.to(query.dtype), value.to(query.dtype), gate.contiguous(), starts
+
+
 def diff_attention_v2(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, starts: Tensor | None = None) -> Tensor:
     """See `reference.diff_attention_v2`. Key and value count in the dtype of query; `eager` takes float64, and heads
     wider than `LARGEST_HEAD`."""
-    if not query.numel() or query.shape[3] > LARGEST_HEAD.get(query.dtype, 0):
+    if not fits(query):
         return eager(query, key, value, gate, starts)
-    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
-    return DiffAttentionV2.apply(query, key.to(query.dtype), value.to(query.dtype), gate.contiguous(), starts)
+    return DiffAttentionV2.apply(*prepared(query, key, value, gate, starts))

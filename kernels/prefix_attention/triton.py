@@ -107,7 +107,7 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers):
     """Of the prefix's keys and values; None where there is no prefix."""
     length = _length(prefix_key)
     if not length:
-        return None, None
+        return tuple(None if part is None else torch.zeros_like(part) for part in (prefix_key, prefix_value))
     batch, time, heads = query.shape[:3]
     launch = _launch("prefix_gradients", query, key, value, None)
     del launch["packed"]
@@ -148,14 +148,14 @@ def _length(prefix_key: Tensor | None) -> int:
     return 0 if prefix_key is None else prefix_key.shape[1]
 
 
-def fits(query: Tensor, value: Tensor) -> bool:
+def fits(query: Tensor, key, value: Tensor, *rest) -> bool:
     """Whether the programs can do it; `eager` does the rest."""
     widest = block_of(query.shape[3]) + block_of(value.shape[3])
     return query.numel() > 0 and 2 * widest <= 3 * LARGEST.get(query.dtype, 0)
 
 
 def prepared(query, key, value, prefix_key, prefix_value, starts) -> tuple:
-    """The tensors as the programs take them."""
+    """The arguments as `fused_forward` takes them."""
     alike = (part if part is None else part.to(query.dtype) for part in (key, value, prefix_key, prefix_value))
     starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
     return query, *alike, starts
@@ -171,6 +171,6 @@ def prefix_attention(
 ) -> Tensor:
     """See `reference.prefix_attention`. All count in the dtype of query; `eager` takes float64, and widths beyond
     `LARGEST`."""
-    if not fits(query, value):
+    if not fits(query, key, value):
         return eager(query, key, value, prefix_key, prefix_value, starts)
     return PrefixAttention.apply(*prepared(query, key, value, prefix_key, prefix_value, starts))
