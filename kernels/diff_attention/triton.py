@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.diff_attention import triton_programs as programs
 from nlrl.kernels.diff_attention.eager import diff_attention as eager
 
@@ -118,12 +128,12 @@ def fused_backward(dy, query, key, value, lambda_, weight, starts, output_scale:
 
 
 def _prepare(dy, o, o2, lse, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, ...]:
-    """dO; what the gradients' programs need of each query, `(batch, heads, 4, time)`; dw and dlambda, their parts added
+    """dO; what the gradients' programs need of each query, `(batch, heads, 4, line)`; dw and dlambda, their parts added
     in a fixed order."""
     (batch, time, heads), block_d = dy.shape[:3], block_of(width)
     tile = max(16, PREPARE_VALUES // (2 * block_d))
     grid = batch * heads, triton.cdiv(time, tile)
-    do, numbers = torch.empty_like(o), lse.new_empty((batch, heads, 4, time))
+    do, numbers = torch.empty_like(o), lse.new_empty((batch, heads, 4, line_of(time)))
     dweight, dlambda = weight.new_empty((grid[0] * grid[1], 2 * width)), lambda_.new_empty(grid)
     with torch.cuda.device_of(o):
         programs.prepare[grid](

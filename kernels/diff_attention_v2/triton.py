@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.diff_attention_v2 import triton_programs as programs
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
 
@@ -87,7 +97,7 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     (batch, time, heads, width), dy = dy.shape, dy.contiguous()
     query, key, value = even(query), even(key), even(value)
     dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
-    numbers = lse.new_empty((batch, heads, 4, time))
+    numbers = lse.new_empty((batch, heads, 4, line_of(time)))
     dgate = torch.empty_like(gate)
     strides, where, scale = strides_of(query, key, value), pointer(starts, lse), width**-0.5
     ends = where if starts is None else ends_of(starts)

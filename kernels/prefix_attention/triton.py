@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.prefix_attention import triton_programs as programs
 from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
 
@@ -81,7 +91,7 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
     (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
     query, key, value, dy = even(query), even(key), even(value), dy.contiguous()
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
-    numbers = lse.new_empty((batch, heads, 2, time))
+    numbers = lse.new_empty((batch, heads, 2, line_of(time)))
     prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
     strides, where = strides_of(query, key, value), pointer(starts, lse)
     ends = where if starts is None else ends_of(starts)

@@ -88,7 +88,7 @@ def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
     return tl.exp(exponent)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def states(
     x_ptr, dt_ptr, A_ptr, B_ptr, position_ptr, first_ptr, states_ptr, last_ptr, time, chunks, x_row, B_row,
     reverse: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -114,7 +114,7 @@ def states(
     _put(last_ptr, own, p < P, N, n, N - n, state, block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def outputs(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, y_ptr, time, chunks, x_row, B_row, C_row,
     skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -141,7 +141,7 @@ def outputs(
     _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "rows"])
 def shared_gradients(
     a_ptr, b_ptr, dt_ptr, A_ptr, own_ptr, other_ptr, position_ptr, states_ptr, gradient_ptr, dc_ptr, time, chunks,
     rows, a_row, b_row, own_row, other_row, reverse: tl.constexpr, splits: tl.constexpr, heads: tl.constexpr,
@@ -178,7 +178,7 @@ def shared_gradients(
     _put(gradient_ptr, split * rows + token, inside, groups * N, group * N + n, N - n, total, block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def gradients(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, dafter_ptr, dy_ptr, dc_ptr, dx_ptr, ddt_ptr,
     dA_ptr, dD_ptr, time, chunks, x_row, B_row, C_row, dy_row, skip: tl.constexpr, heads: tl.constexpr,

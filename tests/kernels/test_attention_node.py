@@ -99,6 +99,24 @@ def test_a_node_gives_the_same_outputs_and_gradients(name, given, device):
     torch.testing.assert_close(found, results(op.reference, args), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("named", ["node", "__call__"])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_graph_serves_texts_of_all_lengths(name, named):
+    op, compiled = kernels.ops()[name], []
+
+    def backend(graph, given):
+        compiled.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    function = torch.compile(getattr(op, named), backend=backend, fullgraph=True, dynamic=True)
+    for time in (37, 20, 50):
+        args = arguments(name, Given(True, True), time=time)
+        with torch.no_grad():
+            torch.testing.assert_close(function(*args), op.reference(*args), rtol=1e-3, atol=1e-3)
+    assert len(compiled) == 1
+
+
 @pytest.mark.parametrize(("name", "given"), CALLS)
 def test_a_node_says_truly_what_it_gives(name, given):
     op, args = getattr(torch.ops.nlrl, name).default, arguments(name, given, time=9)
