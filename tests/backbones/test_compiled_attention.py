@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
+from functorch.compile import make_boxed_func  # pyright: ignore[reportPrivateImportUsage]
 from torch._dynamo.backends.common import aot_autograd
 
 from nlrl.backbones import DiffTransformerConfig, DiffTransformerForCausalLM, HymbaConfig, HymbaForCausalLM
@@ -73,8 +73,7 @@ def attention(graph: torch.fx.GraphModule) -> list[str]:
 def dense(graph: torch.fx.GraphModule) -> list:
     """Tensors with a number for each pair of tokens that live longer than one operation: what it gives and takes."""
     shapes = [node.meta["val"].shape for node in graph.graph.nodes if node.op == "placeholder"]
-    given = graph.graph.output_node().args[0]
-    shapes += [node.meta["val"].shape for node in given if isinstance(node, torch.fx.Node)]
+    shapes += [node.meta["val"].shape for node in graph.graph.output_node().all_input_nodes]
     return [shape for shape in shapes if list(shape[-2:]) == [TIME, TIME]]
 
 
@@ -97,5 +96,5 @@ def test_a_compiled_step_calls_the_node_without_a_break_and_gives_the_same(name,
     assert forward == [f"nlrl.{op}.default"] * times
     assert backward == [f"nlrl.{op}_backward.default"] * times
     assert not dense(graphs[0]) + dense(graphs[1])
-    close = {"rtol": 0.1, "atol": 0.1} if bf16 else {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(found, expected, **close)
+    rtol, atol = (0.1, 0.1) if bf16 else (1e-3, 1e-4)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)

@@ -1,9 +1,18 @@
 """Launches of attention: how few programs serve texts of all lengths."""
 
+from importlib import import_module
+
 import pytest
 
 pytest.importorskip("triton")
+from triton.runtime.jit import JITFunction
+
 from nlrl.kernels.attention_launch import Tiles, line_of
+
+LAUNCHED = {
+    "forward", "prepare", "key_gradients", "query_gradients", "prefix_gradients", "states", "outputs",
+    "shared_gradients", "gradients",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -20,3 +29,18 @@ def test_texts_of_all_lengths_need_three_tiles_at_most(tiles):
 
 def test_numbers_of_queries_lie_in_whole_vectors():
     assert [line_of(time) for time in (1, 16, 17, 1000)] == [16, 16, 32, 1008]
+
+
+@pytest.mark.parametrize("op", ["diff_attention", "diff_attention_v2", "prefix_attention", "ssd"])
+def test_no_program_is_compiled_anew_for_another_length(op):
+    programs = vars(import_module(f"nlrl.kernels.{op}.triton_programs"))
+    launched = {name: each for name, each in programs.items() if isinstance(each, JITFunction) and LAUNCHED & {name}}
+    varying = {
+        (name, param.name)
+        for name, each in launched.items()
+        for param in each.params
+        if param.name in ("time", "rows", "chunks", "parts") and not param.do_not_specialize
+    }
+    # Without the hint its loop over heads reads positions one by one and spills more.
+    assert varying == ({("shared_gradients", "time")} if op == "ssd" else set())
+    assert len(launched) >= 4
