@@ -14,6 +14,7 @@ from nlrl.kernels.diff_attention.eager import diff_attention as _eager_diff_atte
 from nlrl.kernels.diff_attention.node import node as _diff_attention_node
 from nlrl.kernels.diff_attention.reference import diff_attention as _diff_attention
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as _eager_diff_attention_v2
+from nlrl.kernels.diff_attention_v2.node import node as _diff_attention_v2_node
 from nlrl.kernels.diff_attention_v2.reference import diff_attention_v2 as _diff_attention_v2
 from nlrl.kernels.dispatch import Op, OpProviders, describe
 from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eager_linear_cross_entropy
@@ -34,6 +35,7 @@ from nlrl.kernels.norm_rotary.eager import norm_rotary as _eager_norm_rotary
 from nlrl.kernels.norm_rotary.reference import norm_rotary as _norm_rotary
 from nlrl.kernels.paged_attention.reference import paged_attention as _paged_attention
 from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
+from nlrl.kernels.prefix_attention.node import node as _prefix_attention_node
 from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
 from nlrl.kernels.rms_norm.eager import rms_norm as _eager_rms_norm
 from nlrl.kernels.rms_norm.reference import rms_norm as _rms_norm
@@ -68,6 +70,7 @@ diff_attention_v2 = Op(
     _eager_diff_attention_v2,
     triton="nlrl.kernels.diff_attention_v2.triton:diff_attention_v2",
     compiled=_eager_diff_attention_v2,
+    node=_diff_attention_v2_node,
 )
 linear_cross_entropy = Op(
     _linear_cross_entropy,
@@ -100,6 +103,7 @@ prefix_attention = Op(
     _eager_prefix_attention,
     triton="nlrl.kernels.prefix_attention.triton:prefix_attention",
     compiled=_eager_prefix_attention,
+    node=_prefix_attention_node,
 )
 rms_norm = Op(_rms_norm, _eager_rms_norm, triton="nlrl.kernels.rms_norm.triton:rms_norm")
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")

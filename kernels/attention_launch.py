@@ -12,6 +12,10 @@ from torch import Tensor
 
 from nlrl.kernels import launches
 
+SHORT = (16, 64)
+"""Tokens of texts that get smaller tiles, and these tiles' most rows: tensor cores take no less than 16, and four warps
+64 at once. A longer text has the whole tile: none is larger than twice that, so it fills more than half of it."""
+
 
 class Tiles(NamedTuple):
     """A launch of one program: tiles of queries and of keys, and the compiler's two numbers."""
@@ -22,8 +26,8 @@ class Tiles(NamedTuple):
     num_stages: int
 
     def within(self, time: int) -> Tiles:
-        """For short texts: tensor cores take no less than 16."""
-        most = max(16, triton.next_power_of_2(time))
+        """For short texts, in few sizes, as each is compiled anew, which takes seconds in the middle of serving."""
+        most = next((size for size in SHORT if time <= size), max(self[:2]))
         return self._replace(block_m=min(self.block_m, most), block_n=min(self.block_n, most))
 
 
@@ -50,6 +54,11 @@ def ends_of(starts: Tensor) -> Tensor:
 def block_of(width: int) -> int:
     """The columns of a tile that holds so many."""
     return max(16, triton.next_power_of_2(width))
+
+
+def line_of(time: int) -> int:
+    """The room that a number of each query takes: programs load it in whole vectors, for any time."""
+    return triton.cdiv(time, 16) * 16
 
 
 def strides_of(*tensors: Tensor) -> tuple[int, ...]:

@@ -65,6 +65,13 @@ def load_lines(lines, row, rows, width: tl.constexpr, block: tl.constexpr, bound
 
 
 @triton.jit
+def line_of(time):
+    # Of numbers of queries, as `attention_launch.line_of` has it: a multiple of 16, which the compiler sees, so that
+    # their loads are as wide for any time. `prepare` fills what is behind the last query.
+    return (time + 15) // 16 * 16
+
+
+@triton.jit
 def store_tile(ptr, row, stride, rows, values, width: tl.constexpr, block: tl.constexpr):
     column = tl.arange(0, block)
     at = ptr + row[:, None] * stride + column[None, :]

@@ -138,11 +138,17 @@ class Op:
 
     def forget_choice(self) -> None:
         """Has the next call on a CUDA device choose anew, as the first one did: the switch may have changed."""
-        self.__dict__.pop("_cuda", None)
+        for settled in ("_cuda", "chosen"):
+            self.__dict__.pop(settled, None)
+
+    @cached_property
+    def chosen(self) -> str:
+        """Name of the provider that this process's device gets; settled at the first call there."""
+        return self.choice(devices.current()).provider
 
     @cached_property
     def _cuda(self) -> Callable:
-        return self.provider(self.choice(devices.current()).provider)
+        return self.provider(self.chosen)
 
 
 def describe(op: Op, device: str | None = None) -> OpProviders:

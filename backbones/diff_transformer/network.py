@@ -171,6 +171,11 @@ class Layer(CheckpointedLayer):
         return x + self.mlp(self.mlp_norm(x))
 
 
+def takes_starts(x: Tensor, mask: Tensor | None, state) -> bool:
+    """Whether kernels are to skip other documents instead of masking them."""
+    return mask is not None and state is None and x.is_cuda
+
+
 class DiffTransformerNetwork(Network):
     """The Differential Transformer; see `Network` for its methods and the configuration for what a head is."""
 
@@ -199,7 +204,7 @@ class DiffTransformerNetwork(Network):
         x = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
         shared = context(position_ids, turns, mask, state)
-        if mask is not None and state is None and x.is_cuda:
+        if takes_starts(x, mask, state):
             shared = Context(*shared[:-1], first_visible(mask))
         for layer in self.layers:
             x = layer(x, shared)

@@ -31,7 +31,7 @@ def _difference(o1_ptr, o2_ptr, lambda_, row, rows, W: tl.constexpr, block: tl.c
     return o1 - lambda_ * o2, o2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def subtract(
     o1_ptr, o2_ptr, lambda_ptr, weight_ptr, y_ptr, rows, output_scale, eps,
     W: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,
@@ -43,7 +43,7 @@ def subtract(
     store_tile(y_ptr, row, W, rows, o * norm[:, None] * weight[None, :], W, block)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def part(
     dy_ptr, o1_ptr, o2_ptr, lambda_ptr, weight_ptr, do1_ptr, do2_ptr, dlambda_ptr, dweight_ptr, rows, output_scale, eps,
     W: tl.constexpr, block: tl.constexpr, tile: tl.constexpr,

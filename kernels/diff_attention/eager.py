@@ -40,7 +40,9 @@ def both_maps(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
         mask: bool `(batch, 1, time, keys)`, True = may attend. None: causal.
     Returns: two of `(batch, kv_heads, heads of a group, time, 2 d)`.
     """
-    settings = {"is_causal": mask is None, "scale": query.shape[-1] ** -0.5, "enable_gqa": query.shape[3] > 1}
+    settings = {"is_causal": mask is None, "scale": query.shape[-1] ** -0.5}
+    if query.shape[3] > 1:  # asked here: a compiler has symbols for sizes, which are no settings
+        settings["enable_gqa"] = True
     if query.is_cuda:
         maps = [
             F.scaled_dot_product_attention(query[:, :, i].flatten(1, 2), keys[:, i::2], values, mask, **settings)

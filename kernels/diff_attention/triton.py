@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.diff_attention import triton_programs as programs
 from nlrl.kernels.diff_attention.eager import diff_attention as eager
 
@@ -73,7 +83,8 @@ class DiffAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        return *fused_backward(dy, *ctx.saved_tensors, *ctx.numbers), None, None, None
+        *given, o, o2, lse = ctx.saved_tensors
+        return *fused_backward(dy, *given, *ctx.numbers, o, o2, lse), None, None, None
 
 
 def fused_forward(query, key, value, lambda_, weight, starts, output_scale: float, eps: float, keep: bool = True):
@@ -93,7 +104,7 @@ def fused_forward(query, key, value, lambda_, weight, starts, output_scale: floa
     return (y, o, o2, lse) if keep else (y,)
 
 
-def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, output_scale: float, eps: float):
+def fused_backward(dy, query, key, value, lambda_, weight, starts, output_scale: float, eps: float, o, o2, lse):
     """The gradients of query, key, value, lambda_ and weight."""
     (batch, time, heads), width = dy.shape[:3], query.shape[3]
     query, key, value = even(query), even(key), even(value)
@@ -117,12 +128,12 @@ def fused_backward(dy, query, key, value, lambda_, weight, starts, o, o2, lse, o
 
 
 def _prepare(dy, o, o2, lse, lambda_, weight, width: int, output_scale: float, eps: float) -> tuple[Tensor, ...]:
-    """dO; what the gradients' programs need of each query, `(batch, heads, 4, time)`; dw and dlambda, their parts added
+    """dO; what the gradients' programs need of each query, `(batch, heads, 4, line)`; dw and dlambda, their parts added
     in a fixed order."""
     (batch, time, heads), block_d = dy.shape[:3], block_of(width)
     tile = max(16, PREPARE_VALUES // (2 * block_d))
     grid = batch * heads, triton.cdiv(time, tile)
-    do, numbers = torch.empty_like(o), lse.new_empty((batch, heads, 4, time))
+    do, numbers = torch.empty_like(o), lse.new_empty((batch, heads, 4, line_of(time)))
     dweight, dlambda = weight.new_empty((grid[0] * grid[1], 2 * width)), lambda_.new_empty(grid)
     with torch.cuda.device_of(o):
         programs.prepare[grid](
@@ -144,17 +155,17 @@ def _launch(program: str, query: Tensor, value: Tensor, starts: Tensor | None) -
     return tiles._asdict() | shape | {"packed": starts is not None}
 
 
-def fits(query: Tensor, value: Tensor, lambda_: Tensor) -> bool:
+def fits(query: Tensor, key, value: Tensor, lambda_: Tensor, *rest) -> bool:
     """Whether the programs can do it; `eager` does the rest."""
     width, exact = query.shape[3], lambda_.dtype == torch.float64
     return not exact and query.numel() > 0 and width <= LARGEST_HEAD.get(query.dtype, 0) and value.shape[3] == 2 * width
 
 
-def prepared(query, key, value, lambda_, weight, starts) -> tuple:
-    """The tensors as the programs take them."""
+def prepared(query, key, value, lambda_, weight, output_scale, eps, starts) -> tuple:
+    """The arguments as `fused_forward` takes them."""
     key, value, lambda_, weight = key.to(query.dtype), value.to(query.dtype), lambda_.float(), weight.float()
     starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
-    return query, key, value, lambda_, weight.contiguous(), starts
+    return query, key, value, lambda_, weight.contiguous(), starts, output_scale, eps
 
 
 def diff_attention(
@@ -169,6 +180,6 @@ def diff_attention(
 ) -> Tensor:
     """See `reference.diff_attention`. Key and value count in the dtype of query; `eager` takes float64, and heads
     wider than `LARGEST_HEAD`."""
-    if not fits(query, value, lambda_):
+    if not fits(query, key, value, lambda_):
         return eager(query, key, value, lambda_, weight, output_scale, eps, starts)
-    return DiffAttention.apply(*prepared(query, key, value, lambda_, weight, starts), output_scale, eps)
+    return DiffAttention.apply(*prepared(query, key, value, lambda_, weight, output_scale, eps, starts))

@@ -32,6 +32,7 @@ from nlrl.kernels.attention_tiles import (
     dot,
     dot_onto,
     key_span,
+    line_of,
     load_tile,
     masked_score,
     online_softmax,
@@ -89,7 +90,7 @@ def _attend(
     return y / total[:, None], peak + tl.log2(total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def forward(
     q_ptr, k_ptr, v_ptr, lambda_ptr, weight_ptr, starts_ptr, y_ptr, o_ptr, o2_ptr, lse_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale, output_scale, eps,
@@ -130,35 +131,36 @@ def forward(
         tl.store(lse_ptr + time, lse2, mask=row < time)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def prepare(
     dy_ptr, o_ptr, o2_ptr, lambda_ptr, weight_ptr, lse_ptr, do_ptr, numbers_ptr, dweight_ptr, dlambda_ptr, time, heads,
     output_scale, eps, scale, D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     row, column = tl.program_id(1) * tile + tl.arange(0, tile), tl.arange(0, 2 * block_d)
-    at, line = (batch * time * heads + head) * 2 * D, heads * 2 * D
-    dy = load_tile(dy_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32) * output_scale
-    o = load_tile(o_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
-    o2 = load_tile(o2_ptr + at, row, line, time, 2 * D, 2 * block_d, True).to(tl.float32)
+    at, stride = (batch * time * heads + head) * 2 * D, heads * 2 * D
+    dy = load_tile(dy_ptr + at, row, stride, time, 2 * D, 2 * block_d, True).to(tl.float32) * output_scale
+    o = load_tile(o_ptr + at, row, stride, time, 2 * D, 2 * block_d, True).to(tl.float32)
+    o2 = load_tile(o2_ptr + at, row, stride, time, 2 * D, 2 * block_d, True).to(tl.float32)
     weight = tl.load(weight_ptr + column, mask=column < 2 * D, other=0.0).to(tl.float32)
     norm = tl.rsqrt(tl.sum(o * o, 1) / (2 * D) + eps)[:, None]
     n, g = o * norm, dy * weight[None, :]
     do = norm * (g - n * (tl.sum(g * n, 1) / (2 * D))[:, None])
     do = do.to(do_ptr.dtype.element_ty)
-    store_tile(do_ptr + at, row, line, time, do, 2 * D, 2 * block_d)
+    store_tile(do_ptr + at, row, stride, time, do, 2 * D, 2 * block_d)
     do = do.to(tl.float32)  # as rounded: dP is made of it too, and what they share cancels
     second = tl.sum(do * o2, 1)
     first = tl.sum(do * o, 1) + tl.load(lambda_ptr) * second
     inside = row < time
     lse_ptr += (batch * heads + head) * 2 * time + row
-    numbers_ptr += (batch * heads + head) * 4 * time + row
-    lse1 = tl.load(lse_ptr, mask=inside, other=0.0)
-    lse2 = tl.load(lse_ptr + time, mask=inside, other=0.0)
-    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=inside)
-    tl.store(numbers_ptr + time, lse2 / (-scale * LOG2_E), mask=inside)
-    tl.store(numbers_ptr + 2 * time, -first, mask=inside)
-    tl.store(numbers_ptr + 3 * time, first - second, mask=inside)
+    line = line_of(time)
+    numbers_ptr += (batch * heads + head) * 4 * line + row
+    lse1 = tl.load(lse_ptr, mask=inside, other=float("inf"))  # behind the last query: weights of zero
+    lse2 = tl.load(lse_ptr + time, mask=inside, other=float("inf"))
+    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=row < line)
+    tl.store(numbers_ptr + line, lse2 / (-scale * LOG2_E), mask=row < line)
+    tl.store(numbers_ptr + 2 * line, -first, mask=row < line)
+    tl.store(numbers_ptr + 3 * line, first - second, mask=row < line)
     part = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     tl.store(dweight_ptr + part * 2 * D + column, tl.sum(dy * n, 0), mask=column < 2 * D)
     tl.store(dlambda_ptr + part, -tl.sum(second, 0))
@@ -170,18 +172,19 @@ def _to_keys(
     heads, q_row, q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, block_m: tl.constexpr,
     packed: tl.constexpr, keys: tl.constexpr, values: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
+    line = line_of(time)
     for step in range(0, group * tiles):
         i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
         q1 = load_tile(q_ptr + 2 * i * q_head, row, q_row, time, D, block_d, masked)
         q2 = load_tile(q_ptr + (2 * i + 1) * q_head, row, q_row, time, D, block_d, masked)
         do = load_tile(do_ptr + i * 2 * D, row, heads * 2 * D, time, 2 * D, 2 * block_d, masked)
-        inside, numbers = row < time, numbers_ptr + 4 * i * time + row
+        inside, numbers = row < line, numbers_ptr + 4 * i * line + row
         base1 = tl.load(numbers, mask=inside, other=float("-inf"))
-        base2 = tl.load(numbers + time, mask=inside, other=float("-inf"))
+        base2 = tl.load(numbers + line, mask=inside, other=float("-inf"))
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked:
-            start = tl.load(starts_ptr + row, mask=inside, other=0)
+            start = tl.load(starts_ptr + row, mask=row < time, other=0)
         s1, s2 = dot_onto(k1, tl.trans(q1), base1), dot_onto(k2, tl.trans(q2), base2)
         s1 = masked_score(s1, row[None, :], key[:, None], start[None, :], masked)
         s2 = masked_score(s2, row[None, :], key[:, None], start[None, :], masked)
@@ -189,15 +192,15 @@ def _to_keys(
         if values:
             dv = dot((p1 - lambda_ * p2).to(do.dtype), do, dv)
         if keys:
-            minus_d1 = tl.load(numbers + 2 * time, mask=inside, other=0.0)
-            d1_minus_d2 = tl.load(numbers + 3 * time, mask=inside, other=0.0)
+            minus_d1 = tl.load(numbers + 2 * line, mask=inside, other=0.0)
+            d1_minus_d2 = tl.load(numbers + 3 * line, mask=inside, other=0.0)
             dp = dot_onto(v, tl.trans(do), minus_d1)
             dk1 = dot((p1 * dp).to(q1.dtype), q1, dk1)
             dk2 = dot((p2 * (dp + d1_minus_d2[None, :])).to(q2.dtype), q2, dk2)
     return dk1, dk2, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def key_gradients(
     q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, ends_ptr, do_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -220,7 +223,7 @@ def key_gradients(
     head = kv_head * group
     q = q_ptr + batch * q_batch + 2 * head * q_head
     do = do_ptr + (batch * time * heads + head) * 2 * D
-    numbers = numbers_ptr + (batch * heads + head) * 4 * time
+    numbers = numbers_ptr + (batch * heads + head) * 4 * line_of(time)
     starts_ptr += batch * time
     dk1, dk2, dv = _to_keys(
         dk1, dk2, dv, k1, k2, v, q, do, numbers, starts_ptr, key, lambda_, first, near, full, near + far, time, heads,
@@ -257,7 +260,7 @@ def _to_queries(
     return dq1, dq2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def query_gradients(
     q_ptr, k_ptr, v_ptr, lambda_ptr, starts_ptr, do_ptr, numbers_ptr, dq_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -279,11 +282,12 @@ def query_gradients(
     q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
     do = load_tile(do_ptr + at, row, heads * 2 * D, time, 2 * D, 2 * block_d, True)
     log_scale = scale * LOG2_E
-    numbers = numbers_ptr + (batch * heads + head) * 4 * time + row
+    line = line_of(time)
+    numbers = numbers_ptr + (batch * heads + head) * 4 * line + row
     base1 = tl.load(numbers, mask=inside, other=float("-inf")) * log_scale
-    base2 = tl.load(numbers + time, mask=inside, other=float("-inf")) * log_scale
-    d1 = -tl.load(numbers + 2 * time, mask=inside, other=0.0)
-    d2 = d1 - tl.load(numbers + 3 * time, mask=inside, other=0.0)
+    base2 = tl.load(numbers + line, mask=inside, other=float("-inf")) * log_scale
+    d1 = -tl.load(numbers + 2 * line, mask=inside, other=0.0)
+    d2 = d1 - tl.load(numbers + 3 * line, mask=inside, other=0.0)
     dq1 = tl.zeros((block_m, block_d), tl.float32)
     dq2 = tl.zeros((block_m, block_d), tl.float32)
     first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)

@@ -24,7 +24,7 @@ VALUES = 4096
 """Of a tile."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def subtract(both_ptr, gate_ptr, y_ptr, rows, D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     first = load_tile(both_ptr, row, 2 * D, rows, D, block_d, True).to(tl.float32)
@@ -33,7 +33,7 @@ def subtract(both_ptr, gate_ptr, y_ptr, rows, D: tl.constexpr, block_d: tl.const
     store_tile(y_ptr, row, D, rows, first - gate[:, None] * second, D, block_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def part(
     dy_ptr, both_ptr, gate_ptr, dboth_ptr, dgate_ptr, rows, D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr
 ):

@@ -13,7 +13,7 @@ def diff_attention_v2(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, s
     """See `reference.diff_attention_v2`."""
     mask = None if starts is None else visible(starts, query)
     q, k, v = (part.transpose(1, 2) for part in (query, key, value))
-    grouped = q.shape[1] != k.shape[1]
-    both = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}  # asked here: a compiler has symbols for sizes
+    both = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, **grouped)
     first, second = both.transpose(1, 2).unflatten(2, (-1, 2)).unbind(3)
     return torch.addcmul(first, gate[..., None].to(first.dtype), second, value=-1)

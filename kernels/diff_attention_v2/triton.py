@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.diff_attention_v2 import triton_programs as programs
 from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as eager
 
@@ -87,7 +97,7 @@ def fused_backward(dy, query, key, value, gate, starts, y, o2, lse):
     (batch, time, heads, width), dy = dy.shape, dy.contiguous()
     query, key, value = even(query), even(key), even(value)
     dquery, dkey, dvalue = (part.new_empty(part.shape) for part in (query, key, value))
-    numbers = lse.new_empty((batch, heads, 4, time))
+    numbers = lse.new_empty((batch, heads, 4, line_of(time)))
     dgate = torch.empty_like(gate)
     strides, where, scale = strides_of(query, key, value), pointer(starts, lse), width**-0.5
     ends = where if starts is None else ends_of(starts)
@@ -133,10 +143,20 @@ def _launch(program: str, query: Tensor, key: Tensor, starts: Tensor | None) -> 
     return tiles._asdict() | shape | {"packed": starts is not None}
 
 
+def fits(query: Tensor, *rest) -> bool:
+    """Whether the programs can do it; `eager` does the rest."""
+    return query.numel() > 0 and query.shape[3] <= LARGEST_HEAD.get(query.dtype, 0)
+
+
+def prepared(query, key, value, gate, starts) -> tuple:
+    """The arguments as `fused_forward` takes them."""
+    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
+    return query, key.to(query.dtype), value.to(query.dtype), gate.contiguous(), starts
+
+
 def diff_attention_v2(query: Tensor, key: Tensor, value: Tensor, gate: Tensor, starts: Tensor | None = None) -> Tensor:
     """See `reference.diff_attention_v2`. Key and value count in the dtype of query; `eager` takes float64, and heads
     wider than `LARGEST_HEAD`."""
-    if not query.numel() or query.shape[3] > LARGEST_HEAD.get(query.dtype, 0):
+    if not fits(query):
         return eager(query, key, value, gate, starts)
-    starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
-    return DiffAttentionV2.apply(query, key.to(query.dtype), value.to(query.dtype), gate.contiguous(), starts)
+    return DiffAttentionV2.apply(*prepared(query, key, value, gate, starts))

@@ -27,6 +27,7 @@ from nlrl.kernels.attention_tiles import (
     dot,
     dot_onto,
     key_span,
+    line_of,
     load_lines,
     load_tile,
     masked_score,
@@ -60,7 +61,7 @@ def _read(
     return y, peak, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def forward(
     q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, y_ptr, o2_ptr, lse_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -109,7 +110,7 @@ def forward(
     store_tile(y_ptr + at, m + tl.arange(0, block_m), heads * D, time, difference, D, block_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def prepare(
     dy_ptr, y_ptr, o2_ptr, gate_ptr, lse_ptr, numbers_ptr, dgate_ptr, time, heads, scale,
     D: tl.constexpr, block_d: tl.constexpr, tile: tl.constexpr,
@@ -126,13 +127,14 @@ def prepare(
     first = tl.sum(dy * y, 1) + gate * second
     tl.store(dgate_ptr + here, -second, mask=inside)
     lse_ptr += (batch * heads + head) * 2 * time + row
-    numbers_ptr += (batch * heads + head) * 4 * time + row
-    lse1 = tl.load(lse_ptr, mask=inside, other=0.0)
-    lse2 = tl.load(lse_ptr + time, mask=inside, other=0.0)
-    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=inside)
-    tl.store(numbers_ptr + time, lse2 / (-scale * LOG2_E), mask=inside)
-    tl.store(numbers_ptr + 2 * time, -first, mask=inside)
-    tl.store(numbers_ptr + 3 * time, second - first, mask=inside)
+    line = line_of(time)
+    numbers_ptr += (batch * heads + head) * 4 * line + row
+    lse1 = tl.load(lse_ptr, mask=inside, other=float("inf"))  # behind the last query: weights of zero
+    lse2 = tl.load(lse_ptr + time, mask=inside, other=float("inf"))
+    tl.store(numbers_ptr, lse1 / (-scale * LOG2_E), mask=row < line)
+    tl.store(numbers_ptr + line, lse2 / (-scale * LOG2_E), mask=row < line)
+    tl.store(numbers_ptr + 2 * line, -first, mask=row < line)
+    tl.store(numbers_ptr + 3 * line, second - first, mask=row < line)
 
 
 @triton.jit
@@ -142,17 +144,18 @@ def _to_keys(
     packed: tl.constexpr, queries: tl.constexpr, masked: tl.constexpr,
 ):  # fmt: skip
     which = tl.arange(0, 2 * block_m) // block_m
+    line = line_of(time)
     for step in range(0, group * tiles):
         i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row, query = m + tl.arange(0, block_m), m + tl.arange(0, 2 * block_m) % block_m
         q = load_lines(q_ptr + query * q_row + (2 * i + which) * q_head, query, time, D, block_d, masked)
         dy = load_tile(dy_ptr + i * D, row, heads * D, time, D, block_d, masked)
-        numbers = numbers_ptr + 4 * i * time
-        base = tl.load(numbers + which * time + query, mask=query < time, other=float("-inf"))
-        inside = row < time
-        minus_d1 = tl.load(numbers + 2 * time + row, mask=inside, other=0.0)
-        e2_minus_d1 = tl.load(numbers + 3 * time + row, mask=inside, other=0.0)
-        gate = tl.load(gate_ptr + row * heads + i, mask=inside, other=0.0).to(tl.float32)
+        numbers = numbers_ptr + 4 * i * line
+        base = tl.load(numbers + which * line + query, mask=query < line, other=float("-inf"))
+        inside = row < line
+        minus_d1 = tl.load(numbers + 2 * line + row, mask=inside, other=0.0)
+        e2_minus_d1 = tl.load(numbers + 3 * line + row, mask=inside, other=0.0)
+        gate = tl.load(gate_ptr + row * heads + i, mask=row < time, other=0.0).to(tl.float32)
         start = tl.zeros((2 * block_m,), tl.int32)
         if packed and masked:
             start = tl.load(starts_ptr + query, mask=query < time, other=0)
@@ -171,7 +174,7 @@ def _to_keys(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def key_gradients(
     q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, ends_ptr, dy_ptr, numbers_ptr, dk_ptr, dv_ptr, dq_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -191,7 +194,7 @@ def key_gradients(
     q = q_ptr + batch * q_batch + 2 * head * q_head
     dy = dy_ptr + (batch * time * heads + head) * D
     gate = gate_ptr + batch * time * heads + head
-    numbers = numbers_ptr + (batch * heads + head) * 4 * time
+    numbers = numbers_ptr + (batch * heads + head) * 4 * line_of(time)
     starts_ptr += batch * time
     dq_ptr += (batch * time * heads + head) * 2 * D
     dk, dv = _to_keys(
@@ -225,7 +228,7 @@ def _to_queries(
     return dq1, dq2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def query_gradients(
     q_ptr, k_ptr, v_ptr, gate_ptr, starts_ptr, dy_ptr, numbers_ptr, dq_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -246,11 +249,12 @@ def query_gradients(
     q2 = load_tile(q_ptr + q_head, row, q_row, time, D, block_d, True)
     dy = load_tile(dy_ptr + (batch * time * heads + head) * D, row, heads * D, time, D, block_d, True)
     log_scale = scale * LOG2_E
-    numbers = numbers_ptr + (batch * heads + head) * 4 * time + row
+    line = line_of(time)
+    numbers = numbers_ptr + (batch * heads + head) * 4 * line + row
     base1 = tl.load(numbers, mask=inside, other=float("-inf")) * log_scale
-    base2 = tl.load(numbers + time, mask=inside, other=float("-inf")) * log_scale
-    d1 = -tl.load(numbers + 2 * time, mask=inside, other=0.0)
-    e2 = tl.load(numbers + 3 * time, mask=inside, other=0.0) + d1
+    base2 = tl.load(numbers + line, mask=inside, other=float("-inf")) * log_scale
+    d1 = -tl.load(numbers + 2 * line, mask=inside, other=0.0)
+    e2 = tl.load(numbers + 3 * line, mask=inside, other=0.0) + d1
     dq1 = tl.zeros((block_m, block_d), tl.float32)
     dq2 = tl.zeros((block_m, block_d), tl.float32)
     first, full, diagonal, end = key_span(start, row, m, time, block_m, block_n, packed)

@@ -10,7 +10,17 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nlrl.kernels.attention_launch import Tiles, block_of, candidates, ends_of, even, pointer, strides_of, tiles_of
+from nlrl.kernels.attention_launch import (
+    Tiles,
+    block_of,
+    candidates,
+    ends_of,
+    even,
+    line_of,
+    pointer,
+    strides_of,
+    tiles_of,
+)
 from nlrl.kernels.prefix_attention import triton_programs as programs
 from nlrl.kernels.prefix_attention.eager import prefix_attention as eager
 
@@ -81,7 +91,7 @@ def fused_backward(dy, query, key, value, prefix_key, prefix_value, starts, y, l
     (batch, time, heads), value_dim = dy.shape[:3], value.shape[3]
     query, key, value, dy = even(query), even(key), even(value), dy.contiguous()
     dquery, dkey, dvalue = (query.new_empty(part.shape) for part in (query, key, value))
-    numbers = lse.new_empty((batch, heads, 2, time))
+    numbers = lse.new_empty((batch, heads, 2, line_of(time)))
     prefix, scale = _prefix(prefix_key, prefix_value, y), query.shape[3] ** -0.5
     strides, where = strides_of(query, key, value), pointer(starts, lse)
     ends = where if starts is None else ends_of(starts)
@@ -107,7 +117,7 @@ def _prefix_gradients(query, key, value, prefix_key, prefix_value, dy, numbers):
     """Of the prefix's keys and values; None where there is no prefix."""
     length = _length(prefix_key)
     if not length:
-        return None, None
+        return tuple(None if part is None else torch.zeros_like(part) for part in (prefix_key, prefix_value))
     batch, time, heads = query.shape[:3]
     launch = _launch("prefix_gradients", query, key, value, None)
     del launch["packed"]
@@ -148,14 +158,14 @@ def _length(prefix_key: Tensor | None) -> int:
     return 0 if prefix_key is None else prefix_key.shape[1]
 
 
-def fits(query: Tensor, value: Tensor) -> bool:
+def fits(query: Tensor, key, value: Tensor, *rest) -> bool:
     """Whether the programs can do it; `eager` does the rest."""
     widest = block_of(query.shape[3]) + block_of(value.shape[3])
     return query.numel() > 0 and 2 * widest <= 3 * LARGEST.get(query.dtype, 0)
 
 
 def prepared(query, key, value, prefix_key, prefix_value, starts) -> tuple:
-    """The tensors as the programs take them."""
+    """The arguments as `fused_forward` takes them."""
     alike = (part if part is None else part.to(query.dtype) for part in (key, value, prefix_key, prefix_value))
     starts = None if starts is None else starts.int().expand(query.shape[:2]).contiguous()
     return query, *alike, starts
@@ -171,6 +181,6 @@ def prefix_attention(
 ) -> Tensor:
     """See `reference.prefix_attention`. All count in the dtype of query; `eager` takes float64, and widths beyond
     `LARGEST`."""
-    if not fits(query, value):
+    if not fits(query, key, value):
         return eager(query, key, value, prefix_key, prefix_value, starts)
     return PrefixAttention.apply(*prepared(query, key, value, prefix_key, prefix_value, starts))

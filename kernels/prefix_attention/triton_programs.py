@@ -28,6 +28,7 @@ from nlrl.kernels.attention_tiles import (
     dot,
     dot_onto,
     key_span,
+    line_of,
     load_tile,
     masked_score,
     online_softmax,
@@ -64,7 +65,7 @@ def _read(
     return y, peak, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def forward(
     q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, y_ptr, lse_ptr, time, heads, prefix,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -116,39 +117,40 @@ def forward(
         tl.store(lse_ptr + (batch * heads + head) * time + row, peak + tl.log2(total), mask=row < time)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def prepare(
     dy_ptr, y_ptr, lse_ptr, numbers_ptr, time, heads, scale, V: tl.constexpr, block_v: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    line = tl.program_id(1) * tile + tl.arange(0, tile)
-    at, inside = (batch * time * heads + head) * V, line < time
-    dy = load_tile(dy_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
-    y = load_tile(y_ptr + at, line, heads * V, time, V, block_v, True).to(tl.float32)
-    lse = tl.load(lse_ptr + (batch * heads + head) * time + line, mask=inside, other=0.0)
-    numbers_ptr += (batch * heads + head) * 2 * time + line
-    tl.store(numbers_ptr, lse / (-scale * LOG2_E), mask=inside)
-    tl.store(numbers_ptr + time, -tl.sum(dy * y, 1), mask=inside)
+    row = tl.program_id(1) * tile + tl.arange(0, tile)
+    at, inside = (batch * time * heads + head) * V, row < time
+    dy = load_tile(dy_ptr + at, row, heads * V, time, V, block_v, True).to(tl.float32)
+    y = load_tile(y_ptr + at, row, heads * V, time, V, block_v, True).to(tl.float32)
+    lse = tl.load(lse_ptr + (batch * heads + head) * time + row, mask=inside, other=float("inf"))  # or weights of zero
+    line = line_of(time)
+    numbers_ptr += (batch * heads + head) * 2 * line + row
+    tl.store(numbers_ptr, lse / (-scale * LOG2_E), mask=row < line)
+    tl.store(numbers_ptr + line, -tl.sum(dy * y, 1), mask=row < line)
 
 
 @triton.jit
 def _to_keys(
-    dk, dv, k, v, q_ptr, dy_ptr, numbers_ptr, starts_ptr, key, first, near, second, tiles, end, time, heads, q_row,
+    dk, dv, k, v, q_ptr, dy_ptr, numbers_ptr, starts_ptr, key, first, near, second, tiles, time, heads, q_row,
     q_head, scale, group: tl.constexpr, D: tl.constexpr, block_d: tl.constexpr, V: tl.constexpr, block_v: tl.constexpr,
     block_m: tl.constexpr, packed: tl.constexpr, masked: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    # Queries from `end` on do not count.
+    line = line_of(time)
     for step in range(0, group * tiles):
         i, m = query_tile(step, first, near, second, tiles, group, block_m)
         row = m + tl.arange(0, block_m)
         q = load_tile(q_ptr + i * q_head, row, q_row, time, D, block_d, masked)
         dy = load_tile(dy_ptr + i * V, row, heads * V, time, V, block_v, masked)
-        inside, numbers = row < end, numbers_ptr + 2 * i * time + row
+        inside, numbers = row < line, numbers_ptr + 2 * i * line + row
         base = tl.load(numbers, mask=inside, other=float("-inf"))
-        minus_delta = tl.load(numbers + time, mask=inside, other=0.0)
+        minus_delta = tl.load(numbers + line, mask=inside, other=0.0)
         start = tl.zeros((block_m,), tl.int32)
         if packed and masked and causal:
-            start = tl.load(starts_ptr + row, mask=inside, other=0)
+            start = tl.load(starts_ptr + row, mask=row < time, other=0)
         s = dot_onto(k, tl.trans(q), base)
         if causal:
             s = masked_score(s, row[None, :], key[:, None], start[None, :], masked)
@@ -159,7 +161,7 @@ def _to_keys(
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def key_gradients(
     q_ptr, k_ptr, v_ptr, starts_ptr, ends_ptr, dy_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -178,21 +180,21 @@ def key_gradients(
     head = kv_head * group
     q = q_ptr + batch * q_batch + head * q_head
     dy = dy_ptr + (batch * time * heads + head) * V
-    numbers = numbers_ptr + (batch * heads + head) * 2 * time
+    numbers = numbers_ptr + (batch * heads + head) * 2 * line_of(time)
     starts_ptr += batch * time
     dk, dv = _to_keys(
-        dk, dv, k, v, q, dy, numbers, starts_ptr, key, first, near, full, near + far, time, time, heads, q_row, q_head,
+        dk, dv, k, v, q, dy, numbers, starts_ptr, key, first, near, full, near + far, time, heads, q_row, q_head,
         scale * LOG2_E, group, D, block_d, V, block_v, block_m, packed, True, True,
     )  # fmt: skip
     dk, dv = _to_keys(
-        dk, dv, k, v, q, dy, numbers, starts_ptr, key, below, whole, below, whole, time, time, heads, q_row, q_head,
+        dk, dv, k, v, q, dy, numbers, starts_ptr, key, below, whole, below, whole, time, heads, q_row, q_head,
         scale * LOG2_E, group, D, block_d, V, block_v, block_m, packed, False, True,
     )  # fmt: skip
     store_tile(dk_ptr + (batch * time * kv_heads + kv_head) * D, key, kv_heads * D, time, dk * scale, D, block_d)
     store_tile(dv_ptr + (batch * time * kv_heads + kv_head) * V, key, kv_heads * V, time, dv, V, block_v)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "parts"])
 def prefix_gradients(
     q_ptr, pk_ptr, pv_ptr, dy_ptr, numbers_ptr, dk_ptr, dv_ptr, time, heads, prefix, share, parts,
     q_batch, q_row, q_head, scale,
@@ -213,13 +215,13 @@ def prefix_gradients(
     head = kv_head * group
     q = q_ptr + batch * q_batch + head * q_head
     dy = dy_ptr + (batch * time * heads + head) * V
-    numbers = numbers_ptr + (batch * heads + head) * 2 * time
+    numbers = numbers_ptr + (batch * heads + head) * 2 * line_of(time)
     dk, dv = _to_keys(
-        dk, dv, k, v, q, dy, numbers, numbers, key, first, whole, first, whole, time, time, heads, q_row, q_head,
+        dk, dv, k, v, q, dy, numbers, numbers, key, first, whole, first, whole, time, heads, q_row, q_head,
         scale * LOG2_E, group, D, block_d, V, block_v, block_m, False, False, False,
     )  # fmt: skip
     dk, dv = _to_keys(
-        dk, dv, k, v, q, dy, numbers, numbers, key, first + whole * block_m, rest, first, rest, end, time, heads,
+        dk, dv, k, v, q, dy, numbers, numbers, key, first + whole * block_m, rest, first, rest, time, heads,
         q_row, q_head, scale * LOG2_E, group, D, block_d, V, block_v, block_m, False, True, False,
     )  # fmt: skip
     at = (tl.program_id(2).to(tl.int64) * kv_heads + kv_head) * prefix
@@ -245,7 +247,7 @@ def _to_queries(
     return dq
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time"])
 def query_gradients(
     q_ptr, k_ptr, v_ptr, pk_ptr, pv_ptr, starts_ptr, dy_ptr, numbers_ptr, dq_ptr, time, heads, prefix,
     q_batch, q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head, scale,
@@ -267,9 +269,10 @@ def query_gradients(
     q = load_tile(q_ptr + batch * q_batch + head * q_head, row, q_row, time, D, block_d, True)
     dy = load_tile(dy_ptr + (batch * time * heads + head) * V, row, heads * V, time, V, block_v, True)
     log_scale = scale * LOG2_E
-    numbers = numbers_ptr + (batch * heads + head) * 2 * time + row
+    line = line_of(time)
+    numbers = numbers_ptr + (batch * heads + head) * 2 * line + row
     base = tl.load(numbers, mask=inside, other=float("-inf")) * log_scale
-    minus_delta = tl.load(numbers + time, mask=inside, other=0.0)
+    minus_delta = tl.load(numbers + line, mask=inside, other=0.0)
     dq = tl.zeros((block_m, block_d), tl.float32)
     whole = prefix // block_n * block_n
     dq = _to_queries(

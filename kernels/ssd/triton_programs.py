@@ -98,7 +98,7 @@ def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
     return tl.exp2(exponent + tl.minimum(tl.minimum(apart, same), 0.0) * 1e30)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def states(
     x_ptr, dt_ptr, A_ptr, B_ptr, position_ptr, first_ptr, states_ptr, last_ptr, time, chunks, x_row, B_row,
     reverse: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -124,7 +124,7 @@ def states(
     _put(last_ptr, own, p < P, N, n, N - n, state, block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def outputs(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, y_ptr, time, chunks, x_row, B_row, C_row,
     skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
@@ -151,7 +151,7 @@ def outputs(
     _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def walk(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, first_ptr, states_ptr, last_ptr, y_ptr, time, chunks,
     x_row, B_row, C_row, keeps: tl.constexpr, skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr,
@@ -179,7 +179,7 @@ def walk(
     _put(last_ptr, own, p < P, N, 0, N, state, block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "rows"])
 def shared_gradients(
     a_ptr, b_ptr, dt_ptr, A_ptr, own_ptr, other_ptr, position_ptr, states_ptr, gradient_ptr, dc_ptr, time, chunks,
     rows, a_row, b_row, own_row, other_row, reverse: tl.constexpr, splits: tl.constexpr, heads: tl.constexpr,
@@ -216,7 +216,7 @@ def shared_gradients(
     _put(gradient_ptr, split * rows + token, inside, groups * N, group * N + n, N - n, total, block_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["time", "chunks"])
 def gradients(
     x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, dafter_ptr, dy_ptr, dc_ptr, dx_ptr, ddt_ptr,
     dA_ptr, dD_ptr, time, chunks, x_row, B_row, C_row, dy_row, skip: tl.constexpr, heads: tl.constexpr,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nlrl import kernels
-from nlrl.kernels.diff_attention.node import fused_module
+from nlrl.kernels.attention_node import programs
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 NAMES = ("y", "dquery", "dkey", "dvalue", "dlambda", "dweight")
@@ -144,44 +144,6 @@ def test_a_compiled_call_is_the_same():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_node_of_a_compiled_graph_gives_the_same_outputs_and_gradients(device, packed):
-    arguments = inputs(SHAPES[2], torch.float32, device)
-    starts = document_starts(SHAPES[2], device) if packed else None
-    torch._dynamo.reset()
-    compiled = torch.compile(kernels.diff_attention.node, backend="aot_eager", fullgraph=True)
-    found, expected = (results(f, arguments, starts) for f in (compiled, kernels.diff_attention.reference))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_compiler_looks_into_pytorchs_attention_where_that_is_the_fastest(monkeypatch, tmp_path, packed):
-    from nlrl.kernels import devices
-    from nlrl.kernels.diff_attention import node
-
-    gpu, called = "NVIDIA Made Up", []
-    monkeypatch.setattr(devices, "FOLDER", tmp_path)
-    monkeypatch.setattr(devices, "current", lambda: gpu)
-    devices.write(gpu, "", {"diff_attention": {"provider": "composed"}})
-    node._chosen.cache_clear()
-    *arguments, _ = inputs(SHAPES[1], torch.float32)
-    starts = document_starts(SHAPES[1]) if packed else None
-
-    def backend(graph, given):
-        called.extend(str(each.target) for each in graph.graph.nodes)
-        return graph
-
-    monkeypatch.setattr(kernels.diff_attention, "_cuda", kernels.diff_attention.eager)
-    torch._dynamo.reset()
-    with torch.no_grad():
-        y = torch.compile(kernels.diff_attention.node, backend=backend)(*arguments, starts=starts)
-    node._chosen.cache_clear()
-    torch.testing.assert_close(y, kernels.diff_attention.reference(*arguments, starts=starts), rtol=1e-4, atol=1e-4)
-    assert any("nlrl" in name for name in called) == packed
-
-
 def check_small_tiles(device: str) -> None:
     """Many tiles of unequal sizes, so that all parts of all loops have some."""
     from nlrl.kernels.diff_attention import triton as module
@@ -193,16 +155,6 @@ def check_small_tiles(device: str) -> None:
         for packed in (False, True):
             assert_as_exact(module.diff_attention, Shape(2, 60, 2, 1, 16), torch.float32, device, packed)
     module.FLOAT32_TILES = before
-
-
-def check_node(device: str) -> None:
-    """A compiled graph calls the same programs."""
-    from nlrl.kernels.diff_attention import node, triton
-
-    node.fused_module = lambda *given: triton
-    arguments, starts = inputs(SHAPES[1], torch.float32, device), document_starts(SHAPES[1], device)
-    found, expected = (results(f, arguments, starts) for f in (kernels.diff_attention.node, triton.diff_attention))
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def check_what_differs(diff_attention, device: str) -> None:
@@ -241,7 +193,6 @@ def check_triton(device: str) -> None:
             assert_as_exact(diff_attention, shape, dtype, device, packed=True)
     check_small_tiles(device)
     check_what_differs(diff_attention, device)
-    check_node(device)
     check_composed(device)
 
 
@@ -275,8 +226,7 @@ def test_triton_kernels_on_the_device_are_exact():
 def test_real_sizes_are_exact_and_repeatable(shape, dtype, packed):
     assert_as_exact(kernels.diff_attention, shape, dtype, "cuda", packed)
     arguments, starts = inputs(shape, dtype, "cuda"), document_starts(shape, "cuda") if packed else None
-    query, _, value, lambda_, *_ = arguments
-    if fused_module(query, value, lambda_) is None:
+    if programs("diff_attention", *arguments) is None:
         return  # PyTorch's calls for wide float32 heads add in any order
     first, second = (results(kernels.diff_attention, arguments, starts) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

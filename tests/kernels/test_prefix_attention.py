@@ -205,7 +205,7 @@ def test_triton_kernels_on_the_device_are_exact():
 def test_real_sizes_are_exact_and_repeatable(shape, dtype):
     assert_as_exact(kernels.prefix_attention, shape, dtype, "cuda")
     arguments, starts = inputs(shape, dtype, "cuda"), starts_of(shape, "cuda")
-    if not importlib.import_module("nlrl.kernels.prefix_attention.triton").fits(arguments[0], arguments[2]):
+    if not importlib.import_module("nlrl.kernels.prefix_attention.triton").fits(*arguments):
         return  # PyTorch's calls for wide float32 heads add in any order
     first, second = (results(kernels.prefix_attention, arguments, shape, starts) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
