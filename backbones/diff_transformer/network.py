@@ -204,7 +204,7 @@ class DiffTransformerNetwork(Network):
         x = self.embed_tokens(input_ids)
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
         shared = context(position_ids, turns, mask, state)
-        if takes_starts(x, mask, state):
+        if mask is not None and takes_starts(x, mask, state):
             shared = Context(*shared[:-1], first_visible(mask))
         for layer in self.layers:
             x = layer(x, shared)
