@@ -17,6 +17,10 @@ from nlrl.kernels.diff_attention_v2.eager import diff_attention_v2 as _eager_dif
 from nlrl.kernels.diff_attention_v2.node import node as _diff_attention_v2_node
 from nlrl.kernels.diff_attention_v2.reference import diff_attention_v2 as _diff_attention_v2
 from nlrl.kernels.dispatch import Op, OpProviders, describe
+from nlrl.kernels.dual_norm.eager import dual_norm as _eager_dual_norm
+from nlrl.kernels.dual_norm.reference import dual_norm as _dual_norm
+from nlrl.kernels.extend_attention.eager import extend_attention as _eager_extend_attention
+from nlrl.kernels.extend_attention.reference import extend_attention as _extend_attention
 from nlrl.kernels.linear_cross_entropy.eager import linear_cross_entropy as _eager_linear_cross_entropy
 from nlrl.kernels.linear_cross_entropy.reference import linear_cross_entropy as _linear_cross_entropy
 from nlrl.kernels.linear_distillation.eager import linear_distillation as _eager_linear_distillation
@@ -37,6 +41,8 @@ from nlrl.kernels.paged_attention.reference import paged_attention as _paged_att
 from nlrl.kernels.prefix_attention.eager import prefix_attention as _eager_prefix_attention
 from nlrl.kernels.prefix_attention.node import node as _prefix_attention_node
 from nlrl.kernels.prefix_attention.reference import prefix_attention as _prefix_attention
+from nlrl.kernels.ring_attention.eager import ring_attention as _eager_ring_attention
+from nlrl.kernels.ring_attention.reference import ring_attention as _ring_attention
 from nlrl.kernels.rms_norm.eager import rms_norm as _eager_rms_norm
 from nlrl.kernels.rms_norm.reference import rms_norm as _rms_norm
 from nlrl.kernels.rotary.eager import rotary as _eager_rotary
@@ -72,6 +78,13 @@ diff_attention_v2 = Op(
     compiled=_eager_diff_attention_v2,
     node=_diff_attention_v2_node,
 )
+dual_norm = Op(_dual_norm, _eager_dual_norm, triton="nlrl.kernels.dual_norm.triton:dual_norm")
+extend_attention = Op(
+    _extend_attention,
+    _eager_extend_attention,
+    triton="nlrl.kernels.extend_attention.triton:extend_attention",
+    compiled=_eager_extend_attention,
+)
 linear_cross_entropy = Op(
     _linear_cross_entropy,
     _eager_linear_cross_entropy,
@@ -104,6 +117,12 @@ prefix_attention = Op(
     triton="nlrl.kernels.prefix_attention.triton:prefix_attention",
     compiled=_eager_prefix_attention,
     node=_prefix_attention_node,
+)
+ring_attention = Op(
+    _ring_attention,
+    _eager_ring_attention,
+    triton="nlrl.kernels.ring_attention.triton:ring_attention",
+    compiled=_eager_ring_attention,
 )
 rms_norm = Op(_rms_norm, _eager_rms_norm, triton="nlrl.kernels.rms_norm.triton:rms_norm")
 rotary = Op(_rotary, _eager_rotary, triton="nlrl.kernels.rotary.triton:rotary")
@@ -143,6 +162,8 @@ __all__ = [
     "causal_conv1d",
     "diff_attention",
     "diff_attention_v2",
+    "dual_norm",
+    "extend_attention",
     "linear_cross_entropy",
     "linear_distillation",
     "mamba1_mixer",
@@ -154,6 +175,7 @@ __all__ = [
     "paged_attention",
     "prefix_attention",
     "providers",
+    "ring_attention",
     "rms_norm",
     "rotary",
     "sample",

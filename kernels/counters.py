@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 LEAST = 1024
-_counters: dict[torch.device, Tensor] = {}
+_counters: dict[torch.device, list[Tensor]] = {}
 
 
 def counter(groups: int, device: torch.device) -> Tensor:
     """int32 zeros, at least so many, which every launch leaves as zeros."""
-    found = _counters.get(device)
-    if found is None or len(found) < groups:
+    of_device = _counters.setdefault(device, [])
+    if not of_device or len(of_device[-1]) < groups:
         size = max(LEAST, 1 << (groups - 1).bit_length())
-        found = _counters[device] = torch.zeros(size, dtype=torch.int32, device=device)
-    return found
+        # Smaller ones stay: a CUDA graph that was captured with one goes on counting there.
+        of_device.append(torch.zeros(size, dtype=torch.int32, device=device))
+    return of_device[-1]

@@ -3,8 +3,9 @@
     {"gpu": "NVIDIA H100 80GB HBM3", "versions": "...",
      "ops": {"swiglu": {"provider": "nlrl", "relative": {"nlrl": 1.0, "torch": 2.4}, "launch": {...}}}}
 
-`provider` is the fastest one that can take the op's place, `relative` the mean time of each over ours, `launch` a
-launch configuration, where a kernel has one that differs by device. `nlrl bench kernels --record` writes it.
+`provider` is the fastest one that can take the op's place, `relative` the mean time of each over ours, `forward` the
+fastest one for calls without gradients where that is another, `launch` launch configurations, where a kernel has some
+that differ by device. `nlrl bench kernels --record` writes it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def write(device: str, versions: str, found: dict[str, dict[str, Any]]) -> Path:
     file = file_of(device)
     ops = dict(read(device).get("ops", {}))
     for op, entry in found.items():
-        ops[op] = ops.get(op, {}) | entry
+        kept = {name: value for name, value in ops.get(op, {}).items() if name != "forward" or "provider" not in entry}
+        ops[op] = kept | entry
     file.parent.mkdir(parents=True, exist_ok=True)
     table = {"gpu": device, "versions": versions, "ops": dict(sorted(ops.items()))}
     file.write_text(json.dumps(table, indent=1) + "\n")

@@ -3,7 +3,8 @@
 1. An op has providers: `nlrl` (our Triton kernel), `torch` (PyTorch calls with a backward written by hand) and, where
    `peers` knows some, other packages that are installed.
 2. On a CPU it is `torch`. On a CUDA device it is what `devices` has recorded as the fastest there, `nlrl` where nothing
-   is recorded. The environment variable NLRL_KERNELS=eager forces `torch`.
+   is recorded; calls without gradients may have another fastest one than training. The environment variable
+   NLRL_KERNELS=eager forces `torch`.
 3. A peer that does less than the op is asked first whether it can do a call (`Peer.fits`); `nlrl` does the others.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -46,12 +47,15 @@ class OpProviders:
     """Every provider the op knows of: is it there?"""
     chosen: str
     why: str
+    forward: str
+    """What calls without gradients get."""
 
     def __str__(self) -> str:
         absent = [name for name, there in self.available.items() if not there]
         there = ", ".join(name for name, there in self.available.items() if there)
         missing = f"; absent: {', '.join(absent)}" if absent else ""
-        return f"{self.op:16} {self.chosen:14} {self.why} (there: {there}{missing})"
+        chosen = self.chosen if self.forward == self.chosen else f"{self.chosen}, forward {self.forward}"
+        return f"{self.op:16} {chosen:14} {self.why} (there: {there}{missing})"
 
 
 class Op:
@@ -80,11 +84,11 @@ class Op:
         self.compiled = compiled or reference
         self.eager = eager
         self._triton_path = triton
-        self.node = node and node(lambda *args: (self._cuda if args[0].is_cuda else self.eager)(*args))
+        self.node = node and node(lambda *args: (self._learning if args[0].is_cuda else self.eager)(*args))
         self.__doc__ = reference.__doc__
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        return self._choose(args[0] if args else next(iter(named.values())))(*args, **named)
+        return self._choose(args, named)(*args, **named)
 
     @property
     def peers(self) -> dict[str, Peer]:
@@ -96,11 +100,12 @@ class Op:
         ours = {OURS: self._triton_path is not None and find_spec("triton") is not None, TORCH: True}
         return ours | {name: peer.installed for name, peer in self.peers.items()}
 
-    def choice(self, device: str) -> Choice:
+    def choice(self, device: str, learns: bool = True) -> Choice:
         """The provider on a device and why.
 
         Args:
             device: name of a GPU, as CUDA gives it, or "cpu".
+            learns: whether gradients are wanted.
         """
         there = self.available()
         if device == "cpu":
@@ -108,7 +113,8 @@ class Op:
         if os.environ.get(SWITCH) == "eager":
             return Choice(TORCH, f"{SWITCH}=eager")
         default = OURS if there[OURS] else TORCH
-        recorded = devices.read(device).get("ops", {}).get(self.name, {}).get("provider")
+        entry = devices.read(device).get("ops", {}).get(self.name, {})
+        recorded = entry.get("provider") if learns else entry.get("forward", entry.get("provider"))
         if recorded is None:
             missing = "" if there[OURS] else ", and ours is not there"
             return Choice(default, f"nothing recorded for this device{missing}")
@@ -131,27 +137,41 @@ class Op:
         module, function = self._triton_path.split(":")
         return getattr(importlib.import_module(module), function)
 
-    def _choose(self, tensor: Tensor) -> Callable:
+    def _choose(self, args: tuple, named: dict[str, Any]) -> Callable:
+        tensor = args[0] if args else next(iter(named.values()))
         if torch.compiler.is_compiling():
             return self.node if self.node is not None and tensor.is_cuda else self.compiled
-        return self._cuda if tensor.is_cuda else self.eager
+        if not tensor.is_cuda:
+            return self.eager
+        if self._forward is self._learning or _learns(args) or _learns(named.values()):
+            return self._learning
+        return self._forward
 
     def forget_choice(self) -> None:
         """Has the next call on a CUDA device choose anew, as the first one did: the switch may have changed."""
-        for settled in ("_cuda", "chosen"):
+        for settled in ("_learning", "_forward", "chosen"):
             self.__dict__.pop(settled, None)
 
     @cached_property
     def chosen(self) -> str:
-        """Name of the provider that this process's device gets; settled at the first call there."""
+        """Name of the provider that this process's device gets in training; settled at the first call there."""
         return self.choice(devices.current()).provider
 
     @cached_property
-    def _cuda(self) -> Callable:
+    def _learning(self) -> Callable:
         return self.provider(self.chosen)
+
+    @cached_property
+    def _forward(self) -> Callable:
+        name = self.choice(devices.current(), learns=False).provider
+        return self._learning if name == self.chosen else self.provider(name)
+
+
+def _learns(values: Iterable[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
 
 
 def describe(op: Op, device: str | None = None) -> OpProviders:
     """What an op would run on a device (default: the GPU of this machine, or its CPU)."""
     device = devices.current() if device is None else device
-    return OpProviders(op.name, device, op.available(), *op.choice(device))
+    return OpProviders(op.name, device, op.available(), *op.choice(device), op.choice(device, learns=False).provider)

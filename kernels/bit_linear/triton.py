@@ -8,6 +8,8 @@
    no unpacked weight changes its place.
 
 A program adds in a fixed order, so equal inputs give equal bits.
+
+In bfloat16 and float16 these stand in where `cuda` cannot: rows of bits of no whole vectors, or no NVRTC.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
@@ -20,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nlrl.kernels.bit_linear import cuda
 from nlrl.kernels.bit_linear.eager import bit_linear as eager
 from nlrl.kernels.launches import choose
 
@@ -30,7 +33,7 @@ registers of a thread; 128 programs at 8,192 outputs, one for each processor of 
 CANDIDATES = {
     "one_row": [(o, c, w, 3) for o in (16, 32, 64) for c in (32, 64) for w in (4, 8)],
     "rows": [(o, c, w, s) for o in (32, 64, 128) for c in (32, 64) for w in (4, 8) for s in (2, 3)],
-}
+} | cuda.CANDIDATES
 SHORTEST = 16
 """Bytes at a time of `_one_row`, at least: Triton 3.6 does not compile a table of too few rows for the warps."""
 MOST_ROWS = 64
@@ -148,5 +151,7 @@ def bit_linear(x: Tensor, bits: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     if learns or mixed or x.dtype == torch.float64 or not x.numel() or not bits.numel():
         return eager(x, bits, alpha, beta)
     flat = x.reshape(-1, x.shape[-1]).contiguous()
+    arguments = flat, bits.contiguous(), alpha.contiguous(), beta.contiguous()
     with torch.cuda.device_of(flat):
-        return _multiply(flat, bits.contiguous(), alpha, beta).view(*x.shape[:-1], len(bits))
+        y = cuda.bit_linear(*arguments) if flat.is_cuda else None
+        return (_multiply(*arguments) if y is None else y).view(*x.shape[:-1], len(bits))

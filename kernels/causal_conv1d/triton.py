@@ -1,13 +1,15 @@
 """The depthwise causal convolution for CUDA; formulas in `reference`.
 
-1. A program holds some tokens of some channels and reads each tap where it lies: the call's inputs, the window or
-   `initial`. No tensor with both window and inputs is made. Inputs may be a slice of wider rows, as they often are.
-2. The first program of a row and channels also writes the new window.
+1. A program goes over the tokens of some channels tile by tile and reads each tap where it lies: the call's inputs,
+   the window or `initial`. No tensor with both window and inputs is made. Inputs may be a slice of wider rows, as they
+   often are. Weights, whose loads are short, are read once a program; taps of a tile but the first are in the level-1
+   cache.
+2. The first program of a row and channels also writes the new window. A single token has a program of its own.
 3. The backward's programs hold inputs, those of the window included, and look at the outputs that saw them: the same
-   products give an input's gradient and, summed, the weight's. What is a sum over tokens is written in parts, added up
-   in a fixed order. What `initial` did depends on the position alone, so its gradient needs only sums of output
-   gradients for each of the first K-1 positions.
-4. Padding is never read; its output and its gradients are zeros.
+   products give an input's gradient and, summed, the weight's. What is a sum over tokens stays with the thread that has
+   the tokens until the program ends, is then written in parts, added up in a fixed order. What `initial` did depends on
+   the position alone, so its gradient needs only sums of output gradients for each of the first K-1 positions.
+4. What stands in padding changes nothing; its output and its gradients are zeros.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportAttributeAccessIssue=false
@@ -18,139 +20,31 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nlrl.kernels.causal_conv1d.eager import causal_conv1d as eager
 from nlrl.kernels.causal_conv1d.eager import head
+from nlrl.kernels.causal_conv1d.triton_programs import backward, forward, update
+from nlrl.kernels.launches import choose
 
-TOKENS, CHANNELS = 32, 64
-"""Of a program, at most."""
-VALUES_PER_WARP = 512
+LAUNCH = {"forward": (16, 128, 8, 4), "backward": (8, 128, 32, 4), "update": (512, 2)}
+"""forward, backward: tokens of a tile, channels, tiles of a program at most, warps. update: channels, warps."""
+CANDIDATES = {
+    "forward": [
+        (16, 128, 8, 4), (16, 128, 4, 4), (16, 128, 16, 4), (32, 128, 4, 4), (32, 128, 4, 8), (16, 256, 8, 8),
+        (8, 256, 16, 4), (8, 128, 16, 2), (32, 64, 8, 4), (64, 64, 4, 8), (16, 64, 16, 2), (8, 512, 16, 8),
+    ],
+    "backward": [
+        (8, 128, 32, 4), (8, 128, 16, 4), (16, 128, 16, 4), (16, 128, 16, 8), (8, 64, 32, 2), (8, 64, 32, 4),
+        (16, 64, 16, 4), (32, 64, 8, 8), (8, 256, 32, 8), (16, 256, 16, 8), (4, 256, 64, 4), (16, 32, 32, 2),
+    ],
+    "update": [(128, 1), (256, 1), (256, 2), (512, 1), (512, 2), (512, 4), (1024, 4), (1024, 8)],
+}  # fmt: skip
+FEWEST_PROGRAMS = 1024
+"""Programs have fewer tiles where there would be fewer programs than this: eight a processor."""
 POSITIONS = 1024
 """Read at once to find a row's last token."""
-
-
-@triton.jit
-def _last_inputs(
-    x_ptr, window_ptr, position_ptr, after_ptr, end_ptr, row, c, row_stride, token_stride, time, channels,
-    taps: tl.constexpr, has_window: tl.constexpr, positions: tl.constexpr,
-):  # fmt: skip
-    """The K-1 inputs that end with the row's last token; and the number of places up to that."""
-    end = 0
-    for start in range(0, time, positions):
-        t = start + tl.arange(0, positions)
-        position = tl.load(position_ptr + row * time + t, mask=t < time, other=-1)
-        end = tl.maximum(end, tl.max(tl.where(position >= 0, t + 1, 0)))
-    tl.store(end_ptr + row, end)
-    for i in tl.static_range(taps - 1):
-        t = (end + i - (taps - 1)).to(tl.int64)
-        own = tl.where(t >= 0, channels, 0)
-        value = tl.load(x_ptr + row * row_stride + t * token_stride + c, mask=c < own, other=0.0)
-        if has_window:
-            old = window_ptr + (row * (taps - 1) + end + i) * channels + c
-            value = tl.where(t >= 0, value, tl.load(old, mask=c < channels - own, other=0.0).to(value.dtype))
-        tl.store(after_ptr + (row * (taps - 1) + i) * channels + c, value, mask=c < channels)
-
-
-@triton.jit(do_not_specialize=["time"])
-def _forward(
-    x_ptr, weight_ptr, bias_ptr, position_ptr, window_ptr, initial_ptr, dy_ptr, y_ptr, after_ptr, end_ptr,
-    row_stride, token_stride, time, channels, taps: tl.constexpr, has_bias: tl.constexpr, has_window: tl.constexpr,
-    has_initial: tl.constexpr, silu: tl.constexpr, positions: tl.constexpr, block_t: tl.constexpr,
-    block_c: tl.constexpr,
-):  # fmt: skip
-    """silu: 1 takes it; 2: from gradients of that, writes those of the convolution's outputs."""
-    blocks = tl.cdiv(channels, block_c)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * block_c + tl.arange(0, block_c)
-    t = tl.program_id(1) * block_t + tl.arange(0, block_t)
-    position = tl.load(position_ptr + row * time + t, mask=t < time, other=-1)
-    inside = (c < channels)[None, :]
-    y = tl.zeros((block_t, block_c), tl.float32)
-    if has_bias:
-        y += tl.load(bias_ptr + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
-    for back in tl.static_range(taps):
-        own = (position >= back) & (t >= back)
-        at = row * row_stride + (t - back).to(tl.int64)[:, None] * token_stride + c[None, :]
-        value = tl.load(x_ptr + at, mask=own[:, None] & inside, other=0.0).to(tl.float32)
-        if has_window and back > 0:
-            old = (position >= back) & (t < back)
-            at = (row * (taps - 1) + taps - 1 + t - back)[:, None] * channels + c[None, :]
-            value += tl.load(window_ptr + at, mask=old[:, None] & inside, other=0.0).to(tl.float32)
-        if has_initial and back > 0:
-            before = (position >= 0) & (position < back)
-            at = (position + taps - 1 - back)[:, None] * channels + c[None, :]
-            value += tl.load(initial_ptr + at, mask=before[:, None] & inside, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + c * taps + (taps - 1 - back), mask=c < channels, other=0.0).to(tl.float32)
-        y += value * weight[None, :]
-    at = (row * time + t)[:, None] * channels + c[None, :]
-    if silu > 0:
-        share = 1.0 / (1.0 + tl.exp2(y * -1.4426950408889634))
-        if silu == 2:
-            dy = tl.load(dy_ptr + at, mask=(position >= 0)[:, None] & inside, other=0.0).to(tl.float32)
-            y = dy * share * (1.0 + y * (1.0 - share))
-        else:
-            y *= share
-    y = tl.where((position >= 0)[:, None], y, 0.0)
-    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=(t < time)[:, None] & inside)
-    if silu < 2:  # noqa: SIM102, what is known before the program runs stands alone
-        if tl.program_id(1) == 0:
-            _last_inputs(
-                x_ptr, window_ptr, position_ptr, after_ptr, end_ptr, row, c, row_stride, token_stride, time, channels,
-                taps, has_window, positions,
-            )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["time"])
-def _backward(
-    x_ptr, weight_ptr, position_ptr, window_ptr, end_ptr, dy_ptr, dafter_ptr, dx_ptr, dwindow_ptr, sums_ptr,
-    row_stride, token_stride, time, channels, taps: tl.constexpr, has_window: tl.constexpr, has_dafter: tl.constexpr,
-    block_t: tl.constexpr, block_c: tl.constexpr, block_k: tl.constexpr,
-):  # fmt: skip
-    """sums: for each program the gradient of the weight by `back`, then dy of the positions 0 .. K-2, then all dy."""
-    blocks = tl.cdiv(channels, block_c)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * block_c + tl.arange(0, block_c)
-    t = tl.program_id(1) * block_t + tl.arange(0, block_t)
-    inside = (c < channels)[None, :]
-    k = tl.arange(0, block_k)
-    if has_window:
-        t -= taps - 1
-    position = tl.load(position_ptr + row * time + t, mask=(t >= 0) & (t < time), other=-1)
-    old_at = (row * (taps - 1) + taps - 1 + t)[:, None] * channels + c[None, :]
-    at = row * row_stride + t.to(tl.int64)[:, None] * token_stride + c[None, :]
-    value = tl.load(x_ptr + at, mask=(position >= 0)[:, None] & inside, other=0.0).to(tl.float32)
-    if has_window:
-        value += tl.load(window_ptr + old_at, mask=(t < 0)[:, None] & inside, other=0.0).to(tl.float32)
-    dvalue = tl.zeros((block_t, block_c), tl.float32)
-    sums = tl.zeros((block_k, block_c), tl.float32)
-    for back in tl.static_range(taps):
-        seen = t + back
-        place = tl.load(position_ptr + row * time + seen, mask=(seen >= 0) & (seen < time), other=-1)
-        dy_at = (row * time + seen)[:, None] * channels + c[None, :]
-        dy = tl.load(dy_ptr + dy_at, mask=(place >= back)[:, None] & inside, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + c * taps + (taps - 1 - back), mask=c < channels, other=0.0).to(tl.float32)
-        dvalue += dy * weight[None, :]
-        sums += tl.where((k == back)[:, None], tl.sum(dy * value, 0)[None, :], 0.0)
-        if back == 0:
-            sums += tl.where((k == 2 * taps - 1)[:, None], tl.sum(dy, 0)[None, :], 0.0)
-            if tl.min(tl.where(place >= 0, place, taps)) < taps - 1:  # few programs hold a document's beginning
-                for p in tl.static_range(taps - 1):
-                    first = tl.where((place == p)[:, None], dy, 0.0)
-                    sums += tl.where((k == taps + p)[:, None], tl.sum(first, 0)[None, :], 0.0)
-    if has_dafter:
-        i = t + taps - 1 - tl.load(end_ptr + row)
-        dafter_at = (row * (taps - 1) + i)[:, None] * channels + c[None, :]
-        left = (i >= 0) & (i < taps - 1) & (t < time)
-        dvalue += tl.load(dafter_ptr + dafter_at, mask=left[:, None] & inside, other=0.0).to(tl.float32)
-    dx_at = (row * time + t)[:, None] * channels + c[None, :]
-    tl.store(dx_ptr + dx_at, dvalue.to(dx_ptr.dtype.element_ty), mask=((t >= 0) & (t < time))[:, None] & inside)
-    if has_window:
-        tl.store(dwindow_ptr + old_at, dvalue.to(dwindow_ptr.dtype.element_ty), mask=(t < 0)[:, None] & inside)
-    part = (row * tl.num_programs(1) + tl.program_id(1)) * (2 * taps)
-    tl.store(sums_ptr + (part + k)[:, None] * channels + c[None, :], sums, mask=(k < 2 * taps)[:, None] & inside)
 
 
 class CausalConv1d(torch.autograd.Function):
@@ -175,24 +69,25 @@ class CausalConv1d(torch.autograd.Function):
         dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
         rows, time, channels = x.shape
         taps = weight.shape[1]
-        tile = _tile(time, channels)
         reach = time if window is None else time + taps - 1
-        grid = (rows * triton.cdiv(channels, tile["block_c"]), triton.cdiv(reach, tile["block_t"]))
-        sums = x.new_empty((rows, grid[1], 2 * taps, channels), dtype=torch.float32)
+        grid, tile = _tiles("backward", rows, reach, channels)
+        slots = taps + 1 if initial is None else 2 * taps
+        sums = x.new_empty((rows, grid[1], slots, channels), dtype=torch.float32)
         with torch.cuda.device_of(x):
-            _backward[grid](
+            backward[grid](
                 x, weight, position_ids, x if window is None else window, end, dy,
                 dy if dafter is None else dafter.contiguous(), dx, dx if dwindow is None else dwindow, sums,
-                x.stride(0), x.stride(1), time, channels, taps, window is not None, dafter is not None,
-                block_k=triton.next_power_of_2(2 * taps), **tile,
+                x.stride(0), x.stride(1), time, channels, taps=taps, has_window=window is not None,
+                has_initial=initial is not None, has_dafter=dafter is not None,
+                block_k=triton.next_power_of_2(taps), **tile,
             )  # fmt: skip
         sums = sums.sum((0, 1))
-        dweight, dinitial = sums[:taps].flip(0).T, None
+        dweight, dinitial = sums[:taps].T, None
         if initial is not None:
-            through_weight, dinitial = _through_initial(weight, initial, sums[taps:-1])
+            through_weight, dinitial = _through_initial(weight, initial, sums[taps + 1 :])
             dweight = dweight + through_weight
-        dbias = None if bias is None else sums[-1].to(bias.dtype)
-        return dx, dweight.to(weight.dtype), dbias, None, dwindow, dinitial, None
+        dbias = None if bias is None else sums[taps].to(bias.dtype)
+        return dx, torch.empty_like(weight).copy_(dweight), dbias, None, dwindow, dinitial, None
 
 
 def _run(x, weight, bias, position_ids, window, initial, silu, dy=None) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,22 +95,35 @@ def _run(x, weight, bias, position_ids, window, initial, silu, dy=None) -> tuple
     silu is taken of, and noise."""
     rows, time, channels = x.shape
     taps = weight.shape[1]
-    tile = _tile(time, channels)
-    grid = (rows * triton.cdiv(channels, tile["block_c"]), triton.cdiv(time, tile["block_t"]))
     y, after = x.new_empty(x.shape), x.new_empty((rows, taps - 1, channels))
     end = position_ids.new_empty((rows,), dtype=torch.int32)
+    given = [weight, x if bias is None else bias, position_ids, *(x if t is None else t for t in (window, initial))]
+    known = {
+        "taps": taps, "has_bias": bias is not None, "has_window": window is not None,
+        "has_initial": initial is not None, "silu": silu, "block_k": triton.next_power_of_2(taps),
+    }  # fmt: skip
     with torch.cuda.device_of(x):
-        _forward[grid](
-            x, weight, x if bias is None else bias, position_ids, x if window is None else window,
-            x if initial is None else initial, x if dy is None else dy, y, after, end, x.stride(0), x.stride(1), time,
-            channels, taps, bias is not None, window is not None, initial is not None, silu, POSITIONS, **tile,
-        )  # fmt: skip
+        if time == 1 and dy is None:
+            block, warps = choose("causal_conv1d", "update", LAUNCH["update"])
+            grid = (triton.cdiv(channels, block), rows)
+            update[grid](x, *given, y, after, end, x.stride(0), channels, **known, block_c=block, num_warps=warps)
+        else:
+            grid, tile = _tiles("forward", rows, time, channels)
+            forward[grid](
+                x, *given, x if dy is None else dy, y, after, end, x.stride(0), x.stride(1), time, channels, **known,
+                positions=POSITIONS, **tile,
+            )  # fmt: skip
     return y, after, end
 
 
-def _tile(time: int, channels: int) -> dict[str, int]:
-    block_t, block_c = min(TOKENS, triton.next_power_of_2(time)), min(CHANNELS, triton.next_power_of_2(channels))
-    return {"block_t": block_t, "block_c": block_c, "num_warps": max(1, block_t * block_c // VALUES_PER_WARP)}
+def _tiles(key: str, rows: int, time: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """The grid, and what its programs do."""
+    block_t, block_c, steps, warps = choose("causal_conv1d", key, LAUNCH[key])
+    block_t, block_c = min(block_t, triton.next_power_of_2(time)), min(block_c, triton.next_power_of_2(channels))
+    columns, tiles = rows * triton.cdiv(channels, block_c), triton.cdiv(time, block_t)
+    steps = max(1, min(steps, columns * tiles // FEWEST_PROGRAMS))
+    grid = (columns, triton.cdiv(tiles, steps))
+    return grid, {"steps": steps, "block_t": block_t, "block_c": block_c, "num_warps": warps}
 
 
 def _through_initial(weight: Tensor, initial: Tensor, dhead: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from nlrl.kernels.vocabulary import VocabularyLoss, in_one_dtype
+from nlrl.kernels.vocabulary import VocabularyLoss, by_tokens, in_one_dtype, scaled
 
 
 def linear_distillation(
@@ -24,4 +26,4 @@ def linear_distillation(
 
     hidden, matrix = in_one_dtype(hidden, matrix)
     teacher = in_one_dtype(teacher_hidden.detach(), teacher_matrix.detach())
-    return VocabularyLoss.apply(hidden, matrix, weights.detach(), rows)
+    return VocabularyLoss.apply(hidden, matrix, partial(by_tokens, weights=weights.detach(), rows=rows), scaled)

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from nlrl.kernels.linear_cross_entropy.triton import launch
+from nlrl.kernels.linear_cross_entropy.triton import launch, scaled
 from nlrl.kernels.linear_distillation.eager import linear_distillation as eager
-from nlrl.kernels.vocabulary import VocabularyLoss, in_one_dtype
+from nlrl.kernels.vocabulary import VocabularyLoss, apart, by_tokens, in_one_dtype
 
 
 def linear_distillation(
@@ -20,8 +22,10 @@ def linear_distillation(
         return eager(hidden, matrix, teacher_hidden, teacher_matrix, weights)
 
     def rows(logits: Tensor, part: slice, weights: Tensor, gradients: bool) -> Tensor:
-        return launch(logits, None, teacher[0][part] @ teacher[1].T, weights, gradients)
+        wanted = apart(teacher[0], len(logits), len(teacher[1]))
+        torch.mm(teacher[0][part], teacher[1].T, out=wanted)
+        return launch(logits, None, wanted, weights, gradients)
 
     hidden, matrix = in_one_dtype(hidden, matrix)
     teacher = in_one_dtype(teacher_hidden.detach(), teacher_matrix.detach())
-    return VocabularyLoss.apply(hidden, matrix, weights.detach(), rows)
+    return VocabularyLoss.apply(hidden, matrix, partial(by_tokens, weights=weights.detach(), rows=rows), scaled)

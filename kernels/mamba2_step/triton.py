@@ -16,13 +16,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nlrl.kernels.counters import counter
 from nlrl.kernels.mamba2_step.eager import mamba2_step as eager
 
 LARGEST_STATE = 32768
 """Numbers of one head's state that a program can hold."""
 CHANNELS = 2048
 """That the last program of a row treats at once."""
-_counters: dict[torch.device, Tensor] = {}
 
 
 @triton.jit
@@ -116,15 +116,6 @@ def _step(
         )  # fmt: skip
 
 
-def _counter(rows: int, device: torch.device) -> Tensor:
-    """Zeros, which every launch leaves as zeros."""
-    found = _counters.get(device)
-    if found is None or len(found) < rows:
-        size = max(1024, triton.next_power_of_2(rows))
-        found = _counters[device] = torch.zeros(size, dtype=torch.int32, device=device)
-    return found
-
-
 def mamba2_step(
     projected: Tensor,
     window: Tensor,
@@ -143,16 +134,23 @@ def mamba2_step(
     """See `reference.mamba2_step`; `eager` takes float64, states too large for a program, and windows with gaps."""
     (rows, heads, head_dim, states), inner = state.shape, len(norm_weight)
     block_p, block_n = triton.next_power_of_2(head_dim), triton.next_power_of_2(states)
-    arguments = (conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, positions)
+    # A column of positions that rows share has a stride of zero, and one of a batch that of the batch.
+    conv_weight, A_log, D, dt_bias, norm_weight, positions = (
+        part.contiguous() for part in (conv_weight, A_log, D, dt_bias, norm_weight, positions)
+    )
+    conv_bias = None if conv_bias is None else conv_bias.contiguous()
     even = window.is_contiguous() and state.is_contiguous() and projected.stride(-1) == 1
     if projected.dtype == torch.float64 or block_p * block_n > LARGEST_STATE or not even or not rows:
-        return eager(projected, window, state, *arguments, eps, groups, norm_groups)
+        return eager(
+            projected, window, state, conv_weight, conv_bias, A_log, D, dt_bias, norm_weight, positions, eps, groups,
+            norm_groups,
+        )  # fmt: skip
     y = torch.empty((rows, inner), dtype=norm_weight.dtype, device=projected.device)
     g, squares = (torch.empty((rows, size), dtype=torch.float32, device=y.device) for size in (inner, heads))
     with torch.cuda.device_of(projected):
         _step[(rows * heads,)](
             projected, window, state, conv_weight, D if conv_bias is None else conv_bias, A_log, D, dt_bias,
-            norm_weight, positions, g, squares, _counter(rows, projected.device), y, projected.stride(0),
+            norm_weight, positions, g, squares, counter(rows, projected.device), y, projected.stride(0),
             len(conv_weight), eps,
             heads=heads, per_group=heads // groups, P=head_dim, N=states, block_p=block_p, block_n=block_n,
             block_heads=triton.next_power_of_2(heads), norm_groups=norm_groups, taps=conv_weight.shape[1],

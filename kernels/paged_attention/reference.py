@@ -5,6 +5,8 @@
 Token t of row r lies in page `table[r, t // 16]` at offset `t % 16`. Rows of unequal length share one pool of pages;
 those with the same beginning share its pages (Kwon et al. 2023, arXiv 2309.06180).
 
+A prefix that all rows share may stand before every row's tokens (Hymba's meta tokens, arXiv 2411.13676).
+
 With n tokens in all, a fused kernel reads n (kv_heads key_dim + v_heads value_dim) numbers and little else: memory
 decides its time.
 """
@@ -14,7 +16,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from nlrl.kernels.rotary.reference import rotary
 
 PAGE = 16
 """Tokens of a page."""
@@ -54,6 +59,10 @@ def paged_attention(
     table: Tensor,
     positions: Tensor,
     scale: float | None = None,
+    prefix_key: Tensor | None = None,
+    prefix_value: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
 ) -> Tensor:
     """Stores a new token's key and value in its page, then attends to every token up to it. No gradients.
 
@@ -72,6 +81,10 @@ def paged_attention(
         positions: `(rows,)` int64, of the new token, below 16 pages_per_row. -1: an idle row, which writes nothing but
             page 0. Its output means nothing; it is finite if its arguments and that page are.
         scale: of the scores; by default `key_dim ** -0.5`.
+        prefix_key: `(kv_heads, prefix, key_dim)`, seen by every row, and prefix_value: `(v_heads, prefix, value_dim)`;
+            or None.
+        cos, sin: `(rows, 1, 1, key_dim / 2)`; given, query and key are turned by them first (`rotary`, pairs not
+            interleaved).
     Returns: `(rows, heads, value_dim)`, dtype of query. Sums are in float32, or float64 if an argument is.
 
     Raises:
@@ -79,19 +92,23 @@ def paged_attention(
     """
     groups = HeadGroups.of(query, keys, values)
     last = positions.clamp_min(0)
+    query_ = turned(query, cos, sin).to(keys.dtype)
     if key is not None and value is not None:
         page = table.gather(1, (last // PAGE)[:, None])[:, 0].masked_fill(positions < 0, 0)
-        keys[page, :, last % PAGE] = key.to(keys.dtype)
+        keys[page, :, last % PAGE] = turned(key, cos, sin).to(keys.dtype)
         values[page, :, last % PAGE] = value.to(values.dtype)
     wide = torch.promote_types(keys.dtype, torch.float32)
-    query_ = query.to(keys.dtype).to(wide).unflatten(1, (groups.kv_heads, -1))
+    query_ = query_.to(wide).unflatten(1, (groups.kv_heads, -1))
     table = table.masked_fill(positions[:, None] < 0, 0)
     keys, values = _unpaged(keys, table).to(wide), _unpaged(values, table).to(wide)
     hidden = torch.arange(keys.shape[2], device=positions.device) > last[:, None]
-    scores = (query_ @ keys.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
     # Zero times what an earlier owner left in a page may be NaN.
     values.masked_fill_(hidden[:, None, :, None], 0)
+    if prefix_key is not None and prefix_value is not None:
+        keys, values = _behind(prefix_key, keys), _behind(prefix_value, values)
+        hidden = F.pad(hidden, (prefix_key.shape[1], 0))
+    scores = (query_ @ keys.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    weights = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1).flatten(1, 2)
     return (weights.unflatten(1, (groups.v_heads, -1)) @ values).flatten(1, 2).to(query.dtype)
 
 
@@ -100,3 +117,13 @@ def _unpaged(pool: Tensor, table: Tensor) -> Tensor:
     rows, width = table.shape
     pages = pool.index_select(0, table.flatten()).unflatten(0, (rows, width))
     return pages.transpose(1, 2).flatten(2, 3)
+
+
+def _behind(prefix: Tensor, own: Tensor) -> Tensor:
+    """What all rows share before what each has, `(rows, heads, prefix + tokens, dim)`."""
+    return torch.cat((prefix.to(own.dtype).expand(len(own), -1, -1, -1), own), 2)
+
+
+def turned(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    """`rotary` of one token's heads `(rows, heads, dim)`, or x where there are no angles."""
+    return x if cos is None or sin is None else rotary(x[:, None], cos, sin)[:, 0]

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from nlrl.kernels.counters import counter
+from nlrl.kernels.launches import choose
 from nlrl.kernels.sample.triton import _LOWEST, _gumbel, _row_keys
 from nlrl.kernels.sample_head.reference import sample_head as reference
 from nlrl.kernels.sample_head.two_launches import sample_head as two_launches
@@ -39,8 +40,8 @@ class Tiles(NamedTuple):
     num_stages: int
     per_processor: int
     """Programs that a processor holds at once, by registers and shared memory."""
-    maxnreg: int | None = None
-    """Registers of a thread at most, where the compiler would take so many that only one program fits."""
+    maxnreg: int = 0
+    """Registers of a thread at most, where the compiler would take so many that only one program fits; or 0."""
 
 
 TILES = (
@@ -52,6 +53,17 @@ TILES = (
 """The first that has room. Up to 64 rows the matrix is read at the speed of memory, so many small loads must be under
 way; more rows have products to do, and noise to make for every logit: of two programs a processor one multiplies
 while the other draws."""
+_FEW = [(16, 128, 4, 4, 2), (16, 64, 4, 5, 4), (16, 128, 4, 5, 2), (16, 64, 4, 6, 3), (16, 128, 8, 4, 2)]
+_MANY = [
+    (128, 128, 8, 3, 2, 128), (128, 128, 8, 4, 1), (128, 128, 8, 3, 1), (128, 256, 8, 3, 1), (256, 128, 8, 3, 1),
+    (128, 64, 8, 3, 2, 128), (128, 64, 4, 3, 2), (64, 128, 4, 4, 2), (64, 64, 4, 4, 3), (256, 64, 8, 3, 1),
+]  # fmt: skip
+CANDIDATES = {
+    "rows/16": _FEW,
+    "rows/32": [(32, *rest) for _, *rest in _FEW] + [(64, 128, 4, 4, 2)],
+    "rows/2048": _MANY,
+}
+"""Tiles without `most_rows`, which is the key."""
 BLOCK_BYTES = 128
 """Of a row of a tile: 64 numbers of two bytes."""
 RESULTS_AT_ONCE = 16
@@ -215,7 +227,8 @@ def _launch(hidden: Tensor, vocabulary: int) -> tuple[dict[str, int], int, int]:
     """Sizes of tiles, blocks of rows, and programs that share a block's vocabulary: as many as fill the device once,
     and no more than have equally many tiles."""
     rows, width = hidden.shape
-    tiles = next(tiles for tiles in TILES if rows <= tiles.most_rows)
+    usual = next(tiles for tiles in TILES if rows <= tiles.most_rows)
+    tiles = Tiles(usual.most_rows, *choose("sample_head", f"rows/{usual.most_rows}", tuple(usual)[1:]))
     blocks, processors = triton.cdiv(rows, tiles.block_m), _processors(hidden.device)
     block_n = tiles.block_n
     while block_n > 32 and triton.cdiv(vocabulary, block_n) * blocks < processors:

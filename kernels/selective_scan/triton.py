@@ -26,9 +26,10 @@ LAUNCH = {"forward": (STATES, 255), "backward": (STATES, 255)}
 """States of a program, and registers of a thread. A quarter of a processor has 16,384 registers, so 255 a thread leave
 room for two warps there, 168 for three, 128 for four: more programs than fit take a second round."""
 CANDIDATES = {
-    "forward": [(512, 255), (512, 168), (256, 255), (256, 128), (256, 96)],
+    "forward/16": [(512, 255), (512, 224), (512, 200), (256, 168), (256, 128)],
     "backward": [(512, 255), (512, 168), (256, 168), (256, 128), (256, 112)],
 }
+WARP = 32
 MOST_STATES = 128
 PROGRAMS_PER_PROCESSOR = 8
 """Warps that hide each other's waits: as many as there is room for."""
@@ -53,6 +54,11 @@ class _Plan(NamedTuple):
         return self.rows * self.blocks, self.spans
 
     @property
+    def threads(self) -> int:
+        """That share a channel: as few as keep a warp busy."""
+        return min(self.tile["block_n"], max(1, WARP // self.tile["block_d"]))
+
+    @property
     def chunks(self) -> int:
         return triton.cdiv(self.time, CHUNK)
 
@@ -61,9 +67,9 @@ def _plan(x: Tensor, states: int, backwards: bool = False) -> _Plan:
     """Spans only where rows and channels leave room for three, as they double the forward's work. Both directions have
     the same spans."""
     rows, time, channels = x.shape
-    direction = "backward" if backwards else "forward"
-    values, registers = choose("selective_scan", direction, LAUNCH[direction])
-    block_n = triton.next_power_of_2(states)
+    block_n, direction = triton.next_power_of_2(states), "backward" if backwards else "forward"
+    key = direction if backwards else f"{direction}/{block_n}"
+    values, registers = choose("selective_scan", key, LAUNCH[direction])
     usual, block_d = STATES // block_n, max(1, values // block_n)
     room = min(triton.cdiv(time, CHUNK), _programs(x.device) // (rows * triton.cdiv(channels, usual)))
     span = triton.cdiv(triton.cdiv(time, CHUNK), room if room > 2 else 1)
@@ -125,7 +131,7 @@ def _run(given: Inputs, keeps: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | N
         programs.forward[plan.grid](
             x, delta, bias, A, B, C, D, _or(gate, x), position_ids, begin, edges, y, kept, after, plan.time,
             plan.channels, _or(gate, x).stride(1), plan.span, keeps=keeps,
-            gated=gate is not None, chunk=CHUNK, **options,
+            gated=gate is not None, chunk=CHUNK, threads=plan.threads, **options,
         )  # fmt: skip
     return y, after, kept, sums
 

@@ -66,7 +66,7 @@ def ends(
 
 @triton.jit
 def _retreat(
-    met, full, g, dA, dD, dbias, A, D, bias, position, x, delta, B, C, z, dy, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
+    met, full, g, dA, dbias, A, D, bias, position, x, delta, B, C, z, dy, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
     dB_ptr, dC_ptr, dinitial_ptr, token, part_token, wanted, channels, c, n, at, inside, states: tl.constexpr,
     has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +94,6 @@ def _retreat(
         ddelta *= sigmoid(delta.to(tl.float32) + bias)
     ddelta = if_real(ddelta, position, plain)
     dA += dexponent * step[:, None]
-    dD += dy * x
     dx = dpush * step + D * dy
     if softplus:
         dbias += ddelta
@@ -114,12 +113,12 @@ def _retreat(
             sum_ = tl.load(dinitial_ptr + at, mask=begins, other=0.0)
             tl.store(dinitial_ptr + at, sum_ + g, mask=begins)
         g = tl.where(position == 0, 0.0, g)
-    return g, dA, dD, dbias
+    return g, dA, dbias
 
 
 @triton.jit
 def _retreat_two(
-    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr,
+    h, g, dA, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr,
     ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial_ptr, token, part_token, t, end, channels, c, n, at, inside,
     states: tl.constexpr, has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
@@ -130,13 +129,13 @@ def _retreat_two(
     between = full * h + (step * if_real(x0, p0, plain))[:, None] * if_real(B0, p0, plain)[None, :]
     between = met_by(between, p1, initial_ptr, channels, c, at, inside, has_initial, plain)
     later = tl.exp2(if_real(step_size(d1, bias, softplus), p1, plain)[:, None] * A)
-    g, dA, dD, dbias = _retreat(
-        between, later, g, dA, dD, dbias, A, D, bias, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr, ddelta_ptr,
+    g, dA, dbias = _retreat(
+        between, later, g, dA, dbias, A, D, bias, p1, x1, d1, B1, C1, z1, dy1, initial_ptr, dx_ptr, ddelta_ptr,
         dz_ptr, dB_ptr, dC_ptr, dinitial_ptr, token + 1, part_token + 1, t + 1 < end, channels, c, n, at, inside,
         states, has_initial, softplus, gated, plain,
     )  # fmt: skip
     return _retreat(
-        h, full, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
+        h, full, g, dA, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, initial_ptr, dx_ptr, ddelta_ptr, dz_ptr,
         dB_ptr, dC_ptr, dinitial_ptr, token, part_token, t < end, channels, c, n, at, inside, states, has_initial,
         softplus, gated, plain,
     )  # fmt: skip
@@ -174,24 +173,29 @@ def backward(
     for i in range(0, chunks):
         begin = first + (chunks - 1 - i) * chunk
         h = tl.load(kept_ptr + (row * tl.cdiv(time, chunk) + begin // chunk) * size + at, mask=inside, other=0.0)
-        p0, x0, d0, B0, _C, _z = inputs_of(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin, end, channels, channels, c, n, states,
+        p0, x0, d0, B0, _C, z0 = inputs_of(
+            x_ptr, delta_ptr, B_ptr, B_ptr, z_ptr, position_ptr, start, begin, end, channels, z_row, c, n, states,
         )  # fmt: skip
-        p1, x1, d1, B1, _C, _z = inputs_of(
-            x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, begin + 1, end, channels, channels, c, n,
-            states,
+        p1, x1, d1, B1, _C, z1 = inputs_of(
+            x_ptr, delta_ptr, B_ptr, B_ptr, z_ptr, position_ptr, start, begin + 1, end, channels, z_row, c, n, states,
         )  # fmt: skip
+        dy0 = read(dy_ptr, start + tl.minimum(begin, end - 1), channels, c)
+        dy1 = read(dy_ptr, start + tl.minimum(begin + 1, end - 1), channels, c)
         tl.debug_barrier()
         tl.store(scratch + held, h)
         for pair in range(1, chunk // 2):
             t = begin + pair * 2
-            q0, u0, e0, F0, _C, _z = inputs_of(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t, end, channels, channels, c, n, states,
+            q0, u0, e0, F0, _C, w0 = inputs_of(
+                x_ptr, delta_ptr, B_ptr, B_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states,
             )  # fmt: skip
-            q1, u1, e1, F1, _C, _z = inputs_of(
-                x_ptr, delta_ptr, B_ptr, B_ptr, x_ptr, position_ptr, start, t + 1, end, channels, channels, c, n,
-                states,
+            q1, u1, e1, F1, _C, w1 = inputs_of(
+                x_ptr, delta_ptr, B_ptr, B_ptr, z_ptr, position_ptr, start, t + 1, end, channels, z_row, c, n, states,
             )  # fmt: skip
+            # gradients come from far away: they are used here, for dD, so the way back finds them near
+            v0 = read(dy_ptr, start + tl.minimum(t, end - 1), channels, c)
+            v1 = read(dy_ptr, start + tl.minimum(t + 1, end - 1), channels, c)
+            dD += _gated_gradient(dy0, z0, p0, gated, False) * if_real(x0, p0, False)
+            dD += _gated_gradient(dy1, z1, p1, gated, False) * if_real(x1, p1, False)
             if tl.minimum(p0, p1) > 0:
                 h, _s = advance(
                     h, A, bias, p0, x0, d0, B0, initial_ptr, channels, c, at, inside, has_initial, softplus, True,
@@ -206,33 +210,49 @@ def backward(
                 h, _s = advance(
                     h, A, bias, p1, x1, d1, B1, initial_ptr, channels, c, at, inside, has_initial, softplus, False,
                 )  # fmt: skip
-            p0, x0, d0, B0, p1, x1, d1, B1 = q0, u0, e0, F0, q1, u1, e1, F1
+            p0, x0, d0, B0, z0, dy0 = q0, u0, e0, F0, w0, v0
+            p1, x1, d1, B1, z1, dy1 = q1, u1, e1, F1, w1, v1
             tl.store(scratch + pair * (block_d * block_n) + held, h)
+        dD += _gated_gradient(dy0, z0, p0, gated, False) * if_real(x0, p0, False)
+        dD += _gated_gradient(dy1, z1, p1, gated, False) * if_real(x1, p1, False)
         tl.debug_barrier()
+        last = begin + chunk - 1
+        p0, x0, d0, B0, C0, z0 = inputs_of(
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, last - 1, end, channels, z_row, c, n, states,
+        )  # fmt: skip
+        p1, x1, d1, B1, C1, z1 = inputs_of(
+            x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, last, end, channels, z_row, c, n, states,
+        )  # fmt: skip
+        dy0 = read(dy_ptr, start + tl.maximum(tl.minimum(last - 1, end - 1), 0), channels, c)
+        dy1 = read(dy_ptr, start + tl.maximum(tl.minimum(last, end - 1), 0), channels, c)
+        h = tl.load(scratch + (chunk // 2 - 1) * (block_d * block_n) + held)
         for j in range(0, chunk // 2):
             pair = chunk // 2 - 1 - j
             t = begin + pair * 2
-            h = tl.load(scratch + pair * (block_d * block_n) + held)
-            p0, x0, d0, B0, C0, z0 = inputs_of(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t, end, channels, z_row, c, n, states,
+            h_next = tl.load(scratch + tl.maximum(pair - 1, 0) * (block_d * block_n) + held)
+            q0, u0, e0, F0, G0, w0 = inputs_of(
+                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t - 2, end, channels, z_row, c, n, states,
             )  # fmt: skip
-            p1, x1, d1, B1, C1, z1 = inputs_of(
-                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 1, end, channels, z_row, c, n, states,
+            q1, u1, e1, F1, G1, w1 = inputs_of(
+                x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t - 1, end, channels, z_row, c, n, states,
             )  # fmt: skip
-            dy0 = read(dy_ptr, start + tl.minimum(t, end - 1), channels, c)
-            dy1 = read(dy_ptr, start + tl.minimum(t + 1, end - 1), channels, c)
+            v0 = read(dy_ptr, start + tl.maximum(tl.minimum(t - 2, end - 1), 0), channels, c)
+            v1 = read(dy_ptr, start + tl.maximum(tl.minimum(t - 1, end - 1), 0), channels, c)
             if tl.minimum(p0, p1) > 0:
-                g, dA, dD, dbias = _retreat_two(
-                    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
+                g, dA, dbias = _retreat_two(
+                    h, g, dA, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
                     initial_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial, start + t, part_start + t, t,
                     end, channels, c, n, at, inside, states, has_initial, softplus, gated, True,
                 )  # fmt: skip
             else:
-                g, dA, dD, dbias = _retreat_two(
-                    h, g, dA, dD, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
+                g, dA, dbias = _retreat_two(
+                    h, g, dA, dbias, A, D, bias, p0, x0, d0, B0, C0, z0, dy0, p1, x1, d1, B1, C1, z1, dy1,
                     initial_ptr, dx_ptr, ddelta_ptr, dz_ptr, dB_ptr, dC_ptr, dinitial, start + t, part_start + t, t,
                     end, channels, c, n, at, inside, states, has_initial, softplus, gated, False,
                 )  # fmt: skip
+            p0, x0, d0, B0, C0, z0, dy0 = q0, u0, e0, F0, G0, w0, v0
+            p1, x1, d1, B1, C1, z1, dy1 = q1, u1, e1, F1, G1, w1, v1
+            h = h_next
     tl.store(dA_ptr + part * size + at, dA, mask=inside)
     tl.store(dD_ptr + part * channels + c, dD, mask=c < channels)
     if softplus:

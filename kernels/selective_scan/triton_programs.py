@@ -2,13 +2,16 @@
 
 1. A program is one warp. It holds some channels with all their N states in registers and walks over a span of tokens in
    groups of four (backwards: two), of which the next one's inputs are on their way while a group is worked on: a token
-   takes fewer cycles than memory does to answer. A group within a document takes a path without cases.
+   takes fewer cycles than memory does to answer. A group within a document takes a path without cases. Forwards as few
+   threads share a channel as fill a warp (`triton_tiles`), so nothing is exchanged but, at most, a sum over states;
+   backwards four do, as sums over channels are as many as those over states.
 2. Where rows and channels alone do not fill the device, time is cut into spans that run side by side: `ends` finds what
    each span makes of a zero state and how much of any state it leaves, `combine` puts these together span after span,
    and only then the outputs (backwards: the gradients) are made from the right states at the edges.
 3. Kept for the backward is a state every `chunk` tokens. It makes those in between again, chunk by chunk: every second
    into a scratch, the others in registers. So memory is N / chunk values a token and channel, and a chunk's scratch a
-   program. An exponential is taken twice a token and state, as forwards and backwards each need it in order.
+   program. An exponential is taken twice a token and state, as forwards and backwards each need it in order. dD is
+   summed on the way forwards, which brings the gradients of outputs near before the way back waits for them.
 4. What is a sum over channels (dB, dC) or over tokens (dA, dD, dbias, the gradient of `initial`) is written in parts by
    the program that owns them and added up in a fixed order: equal inputs give equal bits, which atomics would not.
 5. Padding counts as zeros, whatever is there: its step size of zero neither decays nor adds, its output is zero, and so
@@ -24,6 +27,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from nlrl.kernels.selective_scan.triton_tiles import in_few_threads
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -103,10 +108,18 @@ def if_real(value, position, plain: tl.constexpr):
 
 
 @triton.jit
-def met_by(h, position, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr, plain: tl.constexpr):
-    """The state that a token meets: another one than was left where its document begins, which a plain one does not."""
+def met_by(
+    h, position, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr, plain: tl.constexpr,
+    states: tl.constexpr = 0, threads: tl.constexpr = 0,
+):  # fmt: skip
+    """The state that a token meets: another one than was left where its document begins, which a plain one does not.
+    threads: that share a channel of h, if it was loaded by `in_few_threads`."""
     if not plain:
-        if has_initial:
+        if has_initial and threads > 0:
+            here = tl.where(position == 0, channels, 0)
+            first = in_few_threads(initial_ptr, c, here, states, h.shape[0], h.shape[1], threads)
+            h = tl.where(position == 0, first, h)
+        elif has_initial:
             h = tl.load(initial_ptr + at, mask=only_if(position == 0, channels, c, inside), other=h)
         else:
             h = tl.where(position == 0, 0.0, h)
@@ -116,12 +129,12 @@ def met_by(h, position, initial_ptr, channels, c, at, inside, has_initial: tl.co
 @triton.jit
 def advance(
     h, A, bias, position, x, delta, B, initial_ptr, channels, c, at, inside, has_initial: tl.constexpr,
-    softplus: tl.constexpr, plain: tl.constexpr,
+    softplus: tl.constexpr, plain: tl.constexpr, states: tl.constexpr = 0, threads: tl.constexpr = 0,
 ):  # fmt: skip
     """The state after a token from that before it, and its step size."""
     step = if_real(step_size(delta, bias, softplus), position, plain)
     push = step * if_real(x, position, plain)
-    h = met_by(h, position, initial_ptr, channels, c, at, inside, has_initial, plain)
+    h = met_by(h, position, initial_ptr, channels, c, at, inside, has_initial, plain, states, threads)
     return tl.exp2(step[:, None] * A) * h + push[:, None] * if_real(B, position, plain)[None, :], step
 
 
@@ -197,12 +210,14 @@ def combine(
 @triton.jit
 def _output(
     h, A, D, bias, position, x, delta, B, C, z, initial_ptr, y_ptr, token, wanted, channels, c, at, inside,
-    has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, plain: tl.constexpr,
+    states: tl.constexpr, has_initial: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr,
+    threads: tl.constexpr, plain: tl.constexpr,
 ):  # fmt: skip
     """The state after a token, whose output is written."""
     h, _step = advance(
-        h, A, bias, position, x, delta, B, initial_ptr, channels, c, at, inside, has_initial, softplus, plain
-    )
+        h, A, bias, position, x, delta, B, initial_ptr, channels, c, at, inside, has_initial, softplus, plain, states,
+        threads,
+    )  # fmt: skip
     y = tl.sum(h * C.to(tl.float32)[None, :], 1) + D * x.to(tl.float32)
     if gated:
         z = z.to(tl.float32)
@@ -220,11 +235,11 @@ def forward(
     x_ptr, delta_ptr, bias_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, position_ptr, initial_ptr, before_ptr, y_ptr,
     kept_ptr, after_ptr, time, channels, z_row, span, states: tl.constexpr, has_initial: tl.constexpr,
     keeps: tl.constexpr, softplus: tl.constexpr, gated: tl.constexpr, chunk: tl.constexpr, block_d: tl.constexpr,
-    block_n: tl.constexpr,
+    block_n: tl.constexpr, threads: tl.constexpr,
 ):  # fmt: skip
     """before: the states that spans meet; kept: those that chunks meet; after: that behind the last token."""
     row, c, n, at, inside = place(channels, states, block_d, block_n)
-    A = tl.load(A_ptr + at, mask=inside, other=0.0) * LOG2_E
+    A = in_few_threads(A_ptr, c, channels, states, block_d, block_n, threads) * LOG2_E
     D = tl.load(D_ptr + c, mask=c < channels, other=0.0)
     bias = bias_of(bias_ptr, channels, c, softplus)
     size = channels * states
@@ -243,7 +258,8 @@ def forward(
     p3, x3, d3, B3, C3, z3 = inputs_of(
         x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, first + 3, end, channels, z_row, c, n, states,
     )  # fmt: skip
-    h = tl.load(before_ptr + (row * tl.num_programs(1) + tl.program_id(1)) * size + at, mask=inside, other=0.0)
+    before_ptr += (row * tl.num_programs(1) + tl.program_id(1)) * size
+    h = in_few_threads(before_ptr, c, channels, states, block_d, block_n, threads)
     for t in range(first, end, 4):
         q0, u0, e0, F0, G0, w0 = inputs_of(
             x_ptr, delta_ptr, B_ptr, C_ptr, z_ptr, position_ptr, start, t + 4, end, channels, z_row, c, n, states,
@@ -263,36 +279,36 @@ def forward(
         if tl.minimum(tl.minimum(p0, p1), tl.minimum(p2, p3)) > 0:
             h = _output(
                 h, A, D, bias, p0, x0, d0, B0, C0, z0, initial_ptr, y_ptr, start + t + 0, t + 0 < end, channels, c,
-                at, inside, has_initial, softplus, gated, True,
+                at, inside, states, has_initial, softplus, gated, threads, True,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p1, x1, d1, B1, C1, z1, initial_ptr, y_ptr, start + t + 1, t + 1 < end, channels, c,
-                at, inside, has_initial, softplus, gated, True,
+                at, inside, states, has_initial, softplus, gated, threads, True,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p2, x2, d2, B2, C2, z2, initial_ptr, y_ptr, start + t + 2, t + 2 < end, channels, c,
-                at, inside, has_initial, softplus, gated, True,
+                at, inside, states, has_initial, softplus, gated, threads, True,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p3, x3, d3, B3, C3, z3, initial_ptr, y_ptr, start + t + 3, t + 3 < end, channels, c,
-                at, inside, has_initial, softplus, gated, True,
+                at, inside, states, has_initial, softplus, gated, threads, True,
             )  # fmt: skip
         else:
             h = _output(
                 h, A, D, bias, p0, x0, d0, B0, C0, z0, initial_ptr, y_ptr, start + t + 0, t + 0 < end, channels, c,
-                at, inside, has_initial, softplus, gated, False,
+                at, inside, states, has_initial, softplus, gated, threads, False,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p1, x1, d1, B1, C1, z1, initial_ptr, y_ptr, start + t + 1, t + 1 < end, channels, c,
-                at, inside, has_initial, softplus, gated, False,
+                at, inside, states, has_initial, softplus, gated, threads, False,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p2, x2, d2, B2, C2, z2, initial_ptr, y_ptr, start + t + 2, t + 2 < end, channels, c,
-                at, inside, has_initial, softplus, gated, False,
+                at, inside, states, has_initial, softplus, gated, threads, False,
             )  # fmt: skip
             h = _output(
                 h, A, D, bias, p3, x3, d3, B3, C3, z3, initial_ptr, y_ptr, start + t + 3, t + 3 < end, channels, c,
-                at, inside, has_initial, softplus, gated, False,
+                at, inside, states, has_initial, softplus, gated, threads, False,
             )  # fmt: skip
         p0, x0, d0, B0, C0, z0 = q0, u0, e0, F0, G0, w0
         p1, x1, d1, B1, C1, z1 = q1, u1, e1, F1, G1, w1

@@ -1,5 +1,6 @@
 """The programs of `triton`; formulas in `reference` and `eager`.
 
+0. `decays`: what depends on dt, A and positions alone, once for all that follows.
 1. `states`: a program owns some columns of one head's state and runs over a row's chunks; it stores the state before
    each chunk. Backwards over the chunks, with dy and C in place of x and B, it gives the gradients of the states.
 2. `outputs`: a program makes the outputs of one chunk and head. `walk` does both: a program owns a whole head, whose
@@ -48,6 +49,11 @@ def _dot(a, b):
 
 
 @triton.jit
+def _rounded(a, dtype: tl.constexpr, exact: tl.constexpr):
+    return a if exact else a.to(dtype)
+
+
+@triton.jit
 def _tile(ptr, row, inside, stride, first, width, block: tl.constexpr):
     # Columns from `first` on, `width` of them, of some rows.
     column = tl.arange(0, block)
@@ -70,19 +76,18 @@ def _chunk(batch, chunk, time, Q: tl.constexpr):
 
 
 @triton.jit
-def _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads: tl.constexpr, Q: tl.constexpr):
-    # dt; c in units of log2(e), as exponentials are powers of 2; the number of the token's document; decays into each
-    # token, out of it to the end, and through the chunk.
-    place = tl.load(position_ptr + token, mask=inside, other=-1)
-    dt = tl.where(place >= 0, tl.load(dt_ptr + token * heads + head, mask=inside, other=0.0), 0.0)
-    c = tl.cumsum(dt * (tl.load(A_ptr + head) * LOG2_E), 0)
-    document = tl.cumsum((place == 0).to(tl.float32), 0)
-    end = tl.sum(tl.where(tl.arange(0, Q) == Q - 1, c, 0.0), 0)
-    newest = tl.max(document, 0)
-    into = tl.exp2(tl.where(document == 0, c, float("-inf")))
-    out = tl.exp2(tl.where(document == newest, end - c, float("-inf")))
-    through = tl.exp2(tl.where(newest == 0, end, float("-inf")))
-    return dt, c, document, into, out, through
+def _decays(
+    held_ptr, plane, through_ptr, document_ptr, batch, chunk, chunks, head, heads: tl.constexpr, Q: tl.constexpr
+):
+    # Of a head, as `decays` left it: dt; c in units of log2(e), as exponentials are powers of 2; the number of the
+    # token's document; decays into each token, out of it to the end, the same times dt, and through the chunk. Read
+    # where they are needed they come in the layout that is needed; made there, they would go through shared memory.
+    row = (batch * heads + head) * chunks + chunk
+    at, plane = held_ptr + row * Q + tl.arange(0, Q), tl.cast(plane, tl.int64)
+    c, dt, into, out = tl.load(at), tl.load(at + plane), tl.load(at + 2 * plane), tl.load(at + 3 * plane)
+    weight = tl.load(at + 4 * plane)
+    document = tl.load(document_ptr + (batch * chunks + chunk) * Q + tl.arange(0, Q))
+    return dt, c, document, into, out, weight, tl.load(through_ptr + row)
 
 
 @triton.jit
@@ -98,10 +103,42 @@ def _within(c, document, Q: tl.constexpr, reverse: tl.constexpr):
     return tl.exp2(exponent + tl.minimum(tl.minimum(apart, same), 0.0) * 1e30)
 
 
-@triton.jit(do_not_specialize=["time", "chunks"])
+@triton.jit(do_not_specialize=["time", "chunks", "plane"])
+def decays(
+    dt_ptr, A_ptr, position_ptr, held_ptr, through_ptr, document_ptr, plane, time, chunks, heads: tl.constexpr,
+    Q: tl.constexpr, block_h: tl.constexpr,
+):  # fmt: skip
+    tiles = (heads + block_h - 1) // block_h
+    h = tl.program_id(0) % tiles * block_h + tl.arange(0, block_h)
+    batch_chunk = (tl.program_id(0) // tiles).to(tl.int64)
+    batch, chunk = batch_chunk // chunks, batch_chunk % chunks
+    token, inside = _chunk(batch, chunk, time, Q)
+    place = tl.load(position_ptr + token, mask=inside, other=-1)
+    real = (place >= 0)[:, None] & (h < heads)[None, :]
+    dt = tl.load(dt_ptr + token[:, None] * heads + h[None, :], mask=real, other=0.0)
+    c = tl.cumsum(dt * (tl.load(A_ptr + h, mask=h < heads, other=0.0) * LOG2_E)[None, :], 0)
+    document = tl.cumsum((place == 0).to(tl.float32), 0)
+    q = tl.arange(0, Q)
+    end = tl.sum(tl.where((q == Q - 1)[:, None], c, 0.0), 0)
+    newest = tl.max(document, 0)
+    row = (batch * heads + h) * chunks + chunk
+    at, plane = held_ptr + row[None, :] * Q + q[:, None], tl.cast(plane, tl.int64)
+    held = (h < heads)[None, :] & (q >= 0)[:, None]
+    tl.store(at, c, mask=held)
+    tl.store(at + plane, dt, mask=held)
+    tl.store(at + 2 * plane, tl.exp2(tl.where((document == 0)[:, None], c, float("-inf"))), mask=held)
+    out = tl.exp2(tl.where((document == newest)[:, None], end[None, :] - c, float("-inf")))
+    tl.store(at + 3 * plane, out, mask=held)
+    tl.store(at + 4 * plane, dt * out, mask=held)
+    tl.store(through_ptr + row, tl.exp2(tl.where(newest == 0, end, float("-inf"))), mask=h < heads)
+    if tl.program_id(0) % tiles == 0:
+        tl.store(document_ptr + batch_chunk * Q + q, document)
+
+
+@triton.jit(do_not_specialize=["time", "chunks", "plane"])
 def states(
-    x_ptr, dt_ptr, A_ptr, B_ptr, position_ptr, first_ptr, states_ptr, last_ptr, time, chunks, x_row, B_row,
-    reverse: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    x_ptr, B_ptr, held_ptr, through_ptr, document_ptr, first_ptr, states_ptr, last_ptr, plane, time, chunks, x_row,
+    B_row, reverse: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     tiles = (N + block_n - 1) // block_n
@@ -115,19 +152,21 @@ def states(
     for i in range(chunks):
         chunk = chunks - 1 - i if reverse else i
         token, inside = _chunk(batch, chunk, time, Q)
-        dt, _c, _document, into, out, through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+        _dt, _c, _document, into, _out, weight, through = _decays(
+            held_ptr, plane, through_ptr, document_ptr, batch, chunk, chunks, head, heads, Q
+        )
         x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p)
         B = _tile(B_ptr, token, inside, B_row, head // per_group * N + n, N - n, block_n)
-        weight = into if reverse else dt * out
+        weight = into if reverse else weight
         _put(states_ptr, ((batch * chunks + chunk) * heads + head) * P + p, p < P, N, n, N - n, state, block_n)
-        state = through * state + _dot(tl.trans(x.to(tl.float32) * weight[:, None]), B)
+        state = through * state + _dot(tl.trans(x).to(tl.float32) * weight[None, :], B)
     _put(last_ptr, own, p < P, N, n, N - n, state, block_n)
 
 
-@triton.jit(do_not_specialize=["time", "chunks"])
+@triton.jit(do_not_specialize=["time", "chunks", "plane"])
 def outputs(
-    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, y_ptr, time, chunks, x_row, B_row, C_row,
-    skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    x_ptr, B_ptr, C_ptr, D_ptr, held_ptr, through_ptr, document_ptr, before_ptr, y_ptr, plane, time, chunks, x_row,
+    B_row, C_row, skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) % heads
@@ -143,7 +182,9 @@ def outputs(
         before = _tile(before_ptr, (batch_chunk * heads + head) * P + p, p < P, N, n, N - n, block_n)
         scores += _dot(C, tl.trans(B))
         y += _dot(C, tl.trans(before))
-    dt, c, document, into, _out, _through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+    dt, c, document, into, _out, _weight, _through = _decays(
+        held_ptr, plane, through_ptr, document_ptr, batch_chunk // chunks, batch_chunk % chunks, chunks, head, heads, Q
+    )
     x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p)
     y = into[:, None] * y + _dot(scores * _within(c, document, Q, False) * dt[None, :], x)
     if skip:
@@ -151,17 +192,22 @@ def outputs(
     _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
 
 
-@triton.jit(do_not_specialize=["time", "chunks"])
+@triton.jit(do_not_specialize=["time", "chunks", "plane"])
 def walk(
-    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, first_ptr, states_ptr, last_ptr, y_ptr, time, chunks,
-    x_row, B_row, C_row, keeps: tl.constexpr, skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr,
-    P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
+    x_ptr, B_ptr, C_ptr, D_ptr, held_ptr, through_ptr, document_ptr, first_ptr, states_ptr, last_ptr, y_ptr, plane,
+    time, chunks, x_row, B_row, C_row, keeps: tl.constexpr, skip: tl.constexpr, heads: tl.constexpr,
+    per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr,
+    block_n: tl.constexpr, exact: tl.constexpr,
 ):  # fmt: skip
+    # Turned so that the state is a left factor, which may come from registers: y' = into S C' + x' (B C' * M'). Without
+    # `exact`, the state and B C' * M' are rounded for y, as y itself will be; the state that goes on is not.
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     p = tl.arange(0, block_p)
-    own = tl.program_id(0).to(tl.int64) * P + p
+    row = tl.program_id(0).to(tl.int64)
     group = head // per_group * N
-    state = _tile(first_ptr, own, p < P, N, 0, N, block_n)
+    state = _tile(first_ptr, row * P + p, p < P, N, 0, N, block_n)
+    if skip:
+        D = tl.load(D_ptr + head)
     for chunk in range(chunks):
         token, inside = _chunk(batch, chunk, time, Q)
         x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p)
@@ -169,22 +215,26 @@ def walk(
         C = _tile(C_ptr, token, inside, C_row, group, N, block_n)
         if keeps:
             _put(states_ptr, ((batch * chunks + chunk) * heads + head) * P + p, p < P, N, 0, N, state, block_n)
-        dt, c, document, into, out, through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
-        scores = _dot(C, tl.trans(B)) * _within(c, document, Q, False) * dt[None, :]
-        y = into[:, None] * _dot(C, tl.trans(state)) + _dot(scores, x)
+        dt, c, document, into, _out, weight, through = _decays(
+            held_ptr, plane, through_ptr, document_ptr, batch, chunk, chunks, head, heads, Q
+        )
+        y = into[None, :] * _dot(_rounded(state, x.dtype, exact), tl.trans(C))
+        scores = _dot(B, tl.trans(C)) * (_within(c, document, Q, True) * dt[:, None])
+        y += _dot(tl.trans(x), _rounded(scores, x.dtype, exact))
+        turned = tl.trans(x).to(tl.float32)
         if skip:
-            y += tl.load(D_ptr + head) * x.to(tl.float32)
-        _put(y_ptr, token, inside, heads * P, head * P, P, y, block_p)
-        state = through * state + _dot(tl.trans(x.to(tl.float32) * (dt * out)[:, None]), B)
-    _put(last_ptr, own, p < P, N, 0, N, state, block_n)
+            y += D * turned
+        _put(y_ptr, token, inside, heads * P, head * P, P, tl.trans(y), block_p)
+        state = through * state + _dot(turned * weight[None, :], B)
+    _put(last_ptr, row * P + p, p < P, N, 0, N, state, block_n)
 
 
-@triton.jit(do_not_specialize=["chunks", "rows"])
+@triton.jit(do_not_specialize=["chunks", "rows", "plane"])
 def shared_gradients(
-    a_ptr, b_ptr, dt_ptr, A_ptr, own_ptr, other_ptr, position_ptr, states_ptr, gradient_ptr, dc_ptr, time, chunks,
-    rows, a_row, b_row, own_row, other_row, reverse: tl.constexpr, splits: tl.constexpr, heads: tl.constexpr,
-    per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr,
-    block_n: tl.constexpr,
+    a_ptr, b_ptr, own_ptr, other_ptr, held_ptr, through_ptr, document_ptr, states_ptr, gradient_ptr, dc_ptr, plane,
+    time, chunks, rows, a_row, b_row, own_row, other_row, reverse: tl.constexpr, splits: tl.constexpr,
+    heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    block_p: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     # Of C, from a = dy, b = x, own = C, other = B and the states before; in reverse of B, with each pair swapped and
     # the gradients of the states after.
@@ -202,7 +252,10 @@ def shared_gradients(
     p = tl.arange(0, block_p)
     for i in range(per_group // splits):
         head = group * per_group + split * (per_group // splits) + i
-        dt, c, document, into, out, _through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+        dt, c, document, into, out, _weight, _through = _decays(
+            held_ptr, plane, through_ptr, document_ptr, batch_chunk // chunks, batch_chunk % chunks, chunks, head,
+            heads, Q,
+        )  # fmt: skip
         a = _tile(a_ptr, token, inside, a_row, head * P, P, block_p)
         b = _tile(b_ptr, token, inside, b_row, head * P, P, block_p)
         states = _tile(states_ptr, (batch_chunk * heads + head) * P + p, p < P, N, n, N - n, block_n)
@@ -216,12 +269,12 @@ def shared_gradients(
     _put(gradient_ptr, split * rows + token, inside, groups * N, group * N + n, N - n, total, block_n)
 
 
-@triton.jit(do_not_specialize=["time", "chunks"])
+@triton.jit(do_not_specialize=["time", "chunks", "plane"])
 def gradients(
-    x_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, before_ptr, dafter_ptr, dy_ptr, dc_ptr, dx_ptr, ddt_ptr,
-    dA_ptr, dD_ptr, time, chunks, x_row, B_row, C_row, dy_row, skip: tl.constexpr, heads: tl.constexpr,
-    per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, block_p: tl.constexpr,
-    block_n: tl.constexpr,
+    x_ptr, A_ptr, B_ptr, C_ptr, D_ptr, position_ptr, held_ptr, through_ptr, document_ptr, before_ptr, dafter_ptr,
+    dy_ptr, dc_ptr, dx_ptr, ddt_ptr, dA_ptr, dD_ptr, plane, time, chunks, x_row, B_row, C_row, dy_row,
+    skip: tl.constexpr, heads: tl.constexpr, per_group: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    Q: tl.constexpr, block_p: tl.constexpr, block_n: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0) % heads
     batch_chunk = (tl.program_id(0) // heads).to(tl.int64)
@@ -239,7 +292,9 @@ def gradients(
         meeting += tl.sum(dafter * _tile(before_ptr, row, p < P, N, n, N - n, block_n), 1)
         scores += _dot(B, tl.trans(C))
         pulled += _dot(B, tl.trans(dafter))
-    dt, c, document, _into, out, through = _decays(dt_ptr, A_ptr, position_ptr, token, inside, head, heads, Q)
+    dt, c, document, _into, out, _weight, through = _decays(
+        held_ptr, plane, through_ptr, document_ptr, batch_chunk // chunks, batch_chunk % chunks, chunks, head, heads, Q
+    )
     dy = _tile(dy_ptr, token, inside, dy_row, head * P, P, block_p)
     x = _tile(x_ptr, token, inside, x_row, head * P, P, block_p).to(tl.float32)
     pulled = out[:, None] * pulled

@@ -176,6 +176,7 @@ def check_nodes(device: str) -> None:
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device runs them itself")
 def test_a_node_runs_our_programs_in_the_interpreter():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

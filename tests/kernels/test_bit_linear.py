@@ -93,7 +93,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @needs_cuda
 def test_triton_kernels_on_the_device():
     check_triton("cuda")
-    assert kernels.bit_linear._choose(torch.ones(2, device="cuda")).__module__.endswith("triton")
+    assert kernels.bit_linear.provider("nlrl").__module__.endswith("triton")
 
 
 @needs_cuda

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels import launches
 
 IMPLEMENTATIONS = ["reference", "eager"]
 POSITIONS = torch.tensor([
@@ -193,8 +194,14 @@ def long_rows(time: int) -> torch.Tensor:
 
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
-    from nlrl.kernels.causal_conv1d.triton import causal_conv1d as convolve
+    from nlrl.kernels.causal_conv1d import triton as module
 
+    convolve, fewest = module.causal_conv1d, module.FEWEST_PROGRAMS
+    module.FEWEST_PROGRAMS = 1  # so that programs go over several tiles, the last one over fewer
+    tile = (8, 32, 3, 1)
+    with launches.trying("causal_conv1d", "forward", tile), launches.trying("causal_conv1d", "backward", tile):
+        assert_as_exact_as_plain(convolve, inputs(4, 70, long_rows(75)), torch.float32, device)
+    module.FEWEST_PROGRAMS = fewest
     for taps, dtype in ((4, torch.float32), (4, torch.bfloat16), (2, torch.float32)):
         assert_as_exact_as_plain(convolve, inputs(taps), dtype, device)
     assert_as_exact_as_plain(convolve, inputs(4, 70, long_rows(75)), torch.float32, device)
@@ -247,6 +254,9 @@ def test_a_call_can_be_captured_in_a_graph(time):
 
 
 if __name__ == "__main__":
+    import bounds
+
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # uninitialised memory is filled with NaN
-    check_triton("cpu")
+    with bounds.checked():
+        check_triton("cpu")

@@ -186,7 +186,7 @@ def test_triton_kernels_in_the_interpreter():
 @needs_cuda
 def test_triton_kernels_on_the_device_are_exact():
     check_triton("cuda")
-    assert kernels.diff_attention_v2._choose(torch.zeros(1, device="cuda")).__module__.endswith("triton")
+    assert kernels.diff_attention_v2.provider("nlrl").__module__.endswith("triton")
 
 
 @needs_cuda

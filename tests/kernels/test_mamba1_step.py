@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from nlrl import kernels
-from nlrl.kernels import launches
+from nlrl.kernels import counters, launches
 
 
 class Shape(NamedTuple):
@@ -110,29 +110,42 @@ def test_agrees_with_the_plain_formula_in_float64(shape):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
-def every_launch(module, others):
-    """(key, numbers): the default of one program, and all others of each."""
-    yield "project", module.LAUNCH["project"]
+SMALL = {
+    "slices": [(32, 16, 4, 1), (64, 64, 4, 1)],
+    "step_sizes": [(16, 4)],
+    "stream": [(4, 8, 4, 128, 0, 0), (2, 16, 4, 128, 0, 0), (16, 8, 4, 128, 0, 1)],
+}
+"""For the interpreter, which is slow."""
+
+
+def every_launch(others):
+    """(key, numbers), of many rows and of few; of long lists the ends and the middle, as each is compiled anew."""
     for key, numbers in others.items():
-        yield from ((key, each) for each in (numbers if isinstance(numbers, list) else [numbers]))
+        yield from ((key, each) for each in (numbers if len(numbers) < 4 else numbers[:: len(numbers) // 3]))
 
 
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.mamba1_step import triton as module
 
-    small = {"project": (32, 16, 16, 4), "advance": (8, 4, 0)}
-    for key, numbers in every_launch(module, small if device == "cpu" else module.CANDIDATES):
+    small = SMALL | {f"{key}/few": numbers for key, numbers in SMALL.items()}
+    for key, numbers in every_launch(small if device == "cpu" else module.CANDIDATES):
         with launches.trying("mamba1_step", key, numbers):
             for shape in SHAPES:
                 for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
                     assert_as_exact(module.mamba1_step, shape, dtype, device)
-    assert not any(counter.any() for counter in module._counters.values())
+    assert not counters.counter(1, torch.device(device)).any()
     wide = inputs(SHAPES[1], device=device)
     for ours, theirs in zip(
         *(results(f, wide) for f in (module.mamba1_step, kernels.mamba1_step.reference)), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+    shared = torch.arange(40, device=device).expand(SHAPES[1].rows, 40)[:, 0]  # a column that all rows share
+    column, apart = (
+        results(module.mamba1_step, inputs(SHAPES[1], device=device) | {"positions": positions})
+        for positions in (shared, shared.contiguous())
+    )
+    assert all(torch.equal(a, b) for a, b in zip(column, apart, strict=True))
 
 
 def test_triton_kernels_in_the_interpreter():
@@ -147,7 +160,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @needs_cuda
 def test_triton_kernels_on_the_device():
     check_triton("cuda")
-    assert kernels.mamba1_step._choose(torch.ones(2, device="cuda")).__module__.endswith("triton")
+    assert kernels.mamba1_step.provider("nlrl").__module__.endswith("triton")
 
 
 @needs_cuda
@@ -157,7 +170,8 @@ def test_real_sizes_are_exact_and_repeatable(shape, pdl, monkeypatch):
     """Many times over: whoever is last must have seen what the others wrote."""
     from nlrl.kernels.mamba1_step import triton as module
 
-    monkeypatch.setitem(module.LAUNCH, "advance", (*module.LAUNCH["advance"][:2], int(pdl)))
+    for key in ("stream", "stream/few"):
+        monkeypatch.setitem(module.LAUNCH, key, (*module.LAUNCH[key][:4], int(pdl), *module.LAUNCH[key][5:]))
     for dtype in (torch.bfloat16, torch.float32):
         assert_as_exact(module.mamba1_step, shape, dtype, "cuda")
     arguments = inputs(shape, torch.bfloat16, "cuda")
@@ -171,7 +185,8 @@ def test_real_sizes_are_exact_and_repeatable(shape, pdl, monkeypatch):
 def test_a_step_can_be_captured_in_a_graph(pdl, monkeypatch):
     from nlrl.kernels.mamba1_step import triton as module
 
-    monkeypatch.setitem(module.LAUNCH, "advance", (*module.LAUNCH["advance"][:2], int(pdl)))
+    for key in ("stream", "stream/few"):
+        monkeypatch.setitem(module.LAUNCH, key, (*module.LAUNCH[key][:4], int(pdl), *module.LAUNCH[key][5:]))
     given = inputs(DEVICE_SHAPES[1], torch.bfloat16, "cuda")
     start = {name: given[name].clone() for name in ("window", "state")}
     expected = module.mamba1_step(**given | {name: value.clone() for name, value in start.items()})

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nlrl import kernels
+from nlrl.kernels import counters
 
 
 class Shape(NamedTuple):
@@ -52,7 +53,8 @@ def inputs(shape: Shape, dtype=torch.float64, device="cpu"):
 
 def results(function, arguments):
     """y, window and state, in float64, of the rows that are not padding; padding changes nothing."""
-    given = {name: part.clone() if isinstance(part, torch.Tensor) else part for name, part in arguments.items()}
+    written = {name: arguments[name].clone() for name in ("window", "state")}
+    given = arguments | written
     y, real = function(**given), given["positions"] >= 0
     assert y.isfinite().all()
     for name in ("window", "state"):
@@ -105,6 +107,15 @@ def test_agrees_with_the_plain_formula_in_float64(shape):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+def check_shared_positions(function, device: str) -> None:
+    """A column of positions that rows share is read by its strides; behind it lie those of other tokens."""
+    arguments = inputs(SHAPES[1], torch.float32, device)
+    arguments["positions"] = torch.arange(40, device=device).expand(SHAPES[1].rows, 40)[:, 0]
+    apart = arguments | {"positions": arguments["positions"].contiguous()}
+    for found, expected in zip(results(function, arguments), results(function, apart), strict=True):
+        assert torch.equal(found, expected)
+
+
 def check_triton(device: str) -> None:
     """Run in a process of its own on a CPU, where the interpreter must be chosen before Triton is imported."""
     from nlrl.kernels.mamba2_step import triton as module
@@ -114,7 +125,8 @@ def check_triton(device: str) -> None:
         for shape in SHAPES:
             for dtype in (torch.float32,) if device == "cpu" else (torch.float32, torch.bfloat16):
                 assert_as_exact(module.mamba2_step, shape, dtype, device)
-    assert not any(counter.any() for counter in module._counters.values())
+    assert not any(counter.any() for of_device in counters._counters.values() for counter in of_device)
+    check_shared_positions(module.mamba2_step, device)
     wide = inputs(SHAPES[1], device=device)
     torch.testing.assert_close(results(module.mamba2_step, wide), results(kernels.mamba2_step.reference, wide))
 
@@ -131,7 +143,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @needs_cuda
 def test_triton_kernels_on_the_device():
     check_triton("cuda")
-    assert kernels.mamba2_step._choose(torch.ones(2, device="cuda")).__module__.endswith("triton")
+    assert kernels.mamba2_step.provider("nlrl").__module__.endswith("triton")
 
 
 @needs_cuda
@@ -147,5 +159,8 @@ def test_real_sizes_are_exact_and_repeatable(shape, dtype):
 
 
 if __name__ == "__main__":
+    import bounds
+
     torch.set_num_threads(1)
-    check_triton("cpu")
+    with bounds.checked():
+        check_triton("cpu")

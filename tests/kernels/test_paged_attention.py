@@ -223,7 +223,7 @@ def test_triton_kernels_on_the_device():
         positions = [4095, -1, 17, 2048, 0, 3000]
         for dtype in (torch.bfloat16, torch.float32):
             assert_right(kernels.paged_attention, case(heads, dims, positions, 256), dtype, "cuda")
-    assert kernels.paged_attention._choose(torch.zeros(1, device="cuda")).__module__.endswith("triton")
+    assert kernels.paged_attention.provider("nlrl").__module__.endswith("triton")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

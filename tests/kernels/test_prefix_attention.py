@@ -196,7 +196,7 @@ def test_triton_kernels_in_the_interpreter():
 @needs_cuda
 def test_triton_kernels_on_the_device_are_exact():
     check_triton("cuda")
-    assert kernels.prefix_attention._choose(torch.zeros(1, device="cuda")).__module__.endswith("triton")
+    assert kernels.prefix_attention.provider("nlrl").__module__.endswith("triton")
 
 
 @needs_cuda

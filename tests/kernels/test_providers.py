@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -47,6 +48,34 @@ def test_the_recorded_provider_is_chosen_on_its_device_only(table):
     assert kernels.providers("NVIDIA H200")["swiglu"].chosen == "nlrl"
 
 
+def test_calls_without_gradients_may_get_another_provider(table):
+    pytest.importorskip("triton")
+    table({"diff_attention": {"provider": "nlrl", "forward": "composed"}})
+    op, found = kernels.ops()["diff_attention"], kernels.providers(GPU)["diff_attention"]
+    assert (found.chosen, found.forward) == ("nlrl", "composed")
+    assert "nlrl, forward composed" in str(found)
+    assert [op.choice(GPU, learns).provider for learns in (True, False)] == ["nlrl", "composed"]
+    table({"diff_attention": {"provider": "composed"}})
+    assert op.choice(GPU, learns=False).provider == "composed", "what was the fastest once is forgotten"
+
+
+def says(what, *args, **named):
+    return what
+
+
+@pytest.mark.parametrize(("wanted", "enabled", "expected"), [(True, True, "a"), (True, False, "b"), (False, True, "b")])
+def test_whether_a_call_learns_is_told_by_its_arguments(table, monkeypatch, wanted, enabled, expected):
+    """A stand-in for a tensor on a device, as this may run on a machine without one."""
+    table({"relu": {"provider": "a", "forward": "b"}})
+    ways = {name: peers.Peer("torch", partial(says, name), partial(says, True)) for name in "ab"}
+    monkeypatch.setitem(peers.PEERS, "relu", ways)
+    monkeypatch.setattr(devices, "current", lambda: GPU)
+    op, leaf = Op(torch.relu, torch.relu), torch.ones(2, requires_grad=wanted)
+    with torch.set_grad_enabled(enabled):
+        assert op(SimpleNamespace(is_cuda=True), leaf) == expected
+        assert op(x=SimpleNamespace(is_cuda=True), y=leaf) == expected
+
+
 def test_a_recorded_provider_that_is_not_installed_is_not_chosen(table, monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setitem(peers.PEERS, "swiglu", {"no_such_package": peers.Peer("no_such_package", max, bool)})
@@ -89,7 +118,9 @@ def test_a_table_that_is_none_is_refused_with_its_name(table, text):
 def test_recorded_tables_of_the_package_name_known_ops_and_providers():
     for file in devices.FOLDER.glob("*.json"):
         for name, entry in json.loads(file.read_text())["ops"].items():
-            assert entry["provider"] in kernels.ops()[name].available(), file
+            named = {entry[role] for role in ("provider", "forward") if role in entry}
+            assert named <= set(kernels.ops()[name].available()), file
+            assert named or entry["launch"], file
 
 
 def test_ours_does_what_a_peer_cannot():
@@ -177,6 +208,16 @@ def test_costs_are_those_of_the_formulas():
         3 * n * 2 * 128 * 2,
         3 * n * 8 * 2 * 128,
     )
+    ring = dict(heads=8, kv_heads=2, key_dim=64, value_dim=128)
+    read = (3 * (n + 1) + 16) * 2 * 192
+    assert cost("ring_attention", "forward", 2, rows=3, slots=n, prefix=16, **ring).bytes == 2 * read
+    extend = dict(heads=8, kv_heads=2, v_heads=2, key_dim=64, value_dim=128)
+    read = 3 * 10 * 8 * 192 + (3 * (n + 10) + 16) * 2 * 192
+    found = cost("extend_attention", "forward", 2, batch=3, time=10, old=n, prefix=16, **extend)
+    assert found == (2 * read, 3 * (10 * (16 + n) + 55) * 8 * 385)
+    ring = cost("extend_attention", "forward", 2, batch=1, time=4, old=n, reach=5, slots=5, **extend)
+    assert ring.flops == (6 + 6 + 6 + 6) * 8 * 385
+    assert cost("dual_norm", "both", 2, rows=n, width=d).bytes == 16 * n * d
     scan = dict(batch=1, time=n, channels=d, states=16)
     assert cost("selective_scan", "forward", 2, **scan) == (2 * (3 * n * d + 32 * n) + 64 * d, n * d * 115)
     step = dict(batch=4, time=1, heads=2, head_dim=64, groups=1, states=128)

@@ -313,6 +313,9 @@ def test_training_needs_less_than_room_for_the_states():
 
 
 if __name__ == "__main__":
+    import bounds
+
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # uninitialised memory is filled with NaN
-    check_triton("cpu")
+    with bounds.checked():
+        check_triton("cpu")

@@ -146,11 +146,21 @@ def check_heads_that_share_a_program(device):
 
 def check_one_program_for_each_head(device):
     """As in a large batch; with gradients, which need the states on the way, and without."""
+    from nlrl.kernels.launches import trying
     from nlrl.kernels.ssd import triton as module
 
     before, module.WALKS = module.WALKS, 1
     for shape in SHAPES[1:4] if device == "cpu" else (*SHAPES, *DEVICE_SHAPES):
         assert_as_exact_as_plain(module.ssd, shape, torch.bfloat16, device)
+    with trying("ssd", "head", (1, 4, 2, 0)):  # rounded before it is summed
+        for shape in () if device == "cpu" else (*SHAPES, *DEVICE_SHAPES):
+            assert_as_exact_as_plain(module.ssd, shape, torch.bfloat16, device)
+        with torch.no_grad():
+            rounded = run(module.ssd, inputs((2, 100, 2, 16, 1, 16), torch.bfloat16, device), positions(2, 100, device))
+    with torch.no_grad():
+        exact = run(module.ssd, inputs((2, 100, 2, 16, 1, 16), torch.bfloat16, device), positions(2, 100, device))
+    torch.testing.assert_close(rounded[0].float(), exact[0].float(), rtol=3e-2, atol=3e-2)
+    assert torch.equal(rounded[1], exact[1])
     given, at = inputs(SHAPES[1], torch.bfloat16, device), positions(2, 7, device)
     with torch.no_grad(), poisoned():
         kept = [run(module.ssd, given, at) for module.WALKS in (1, 1 << 30)]
@@ -220,7 +230,7 @@ def test_triton_kernels_on_the_device_are_exact_and_repeatable():
     given, at = inputs(DEVICE_SHAPES[0], torch.bfloat16, "cuda"), positions(4, 1000, "cuda")
     first, second = (results(kernels.ssd, given, at) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert kernels.ssd._choose(given["x"]).__module__.endswith("triton")
+    assert kernels.ssd.provider("nlrl").__module__.endswith("triton")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -241,5 +251,8 @@ def test_steps_and_texts_can_be_captured_in_a_graph():
 
 
 if __name__ == "__main__":
+    import bounds
+
     let_the_interpreter_multiply_bfloat16()
-    check_triton("cpu")
+    with bounds.checked():
+        check_triton("cpu")

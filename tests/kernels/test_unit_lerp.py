@@ -135,7 +135,7 @@ def test_triton_kernels_on_the_device_are_exact_and_repeatable():
     arguments = inputs((3000, 192), torch.bfloat16, "cuda")
     first, second = (results(kernels.unit_lerp, *arguments) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert kernels.unit_lerp._choose(arguments[0]).__module__.endswith("triton")
+    assert kernels.unit_lerp.provider("nlrl").__module__.endswith("triton")
 
 
 if __name__ == "__main__":
