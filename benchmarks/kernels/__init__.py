@@ -7,8 +7,9 @@
    the copy and matrix product rates of this machine, measured in the same run.
 4. Every line is appended to `benchmarks/kernels.csv`. `--record` also writes which provider is the fastest, which the
    dispatcher then takes on this kind of device.
-5. `--ahead 16` first lets a process for each op compile all that will be called, so that hardly more than the
-   measurements themselves is left.
+5. `--ahead 16` first lets a process for each provider of each op compile all that will be called, so that hardly more
+   than the measurements themselves is left.
+6. `--read` prints the newest lines of the file, with what is asked of them, and needs no GPU.
 
 Without a GPU nothing is timed; `--check` then holds our kernels to the reference in Triton's interpreter.
 """

@@ -128,6 +128,11 @@ def _normed(result: Any, inputs: Inputs) -> dict[str, Tensor]:
     return dict(zip(("y", "sum"), result, strict=True)) if isinstance(result, tuple) else {"y": result}
 
 
+def dual_norm(draw: Draw, rows: int, width: int) -> Inputs:
+    weights = {name: 0.5 + draw.share(width).to(draw.dtype) for name in ("a_weight", "b_weight")}
+    return {"a": 3 * draw.normal(rows, width), "b": draw.normal(rows, width)} | weights
+
+
 def rotary(draw: Draw, batch: int, time: int, heads: int, head_dim: int) -> Inputs:
     angle = 6.28 * draw.share(1, time, 1, head_dim // 2)
     return {"x": draw.normal(batch, time, heads, head_dim), "cos": angle.cos(), "sin": angle.sin()}
@@ -277,8 +282,9 @@ def prefix_attention(
 
 
 def paged_attention(
-    draw: Draw, rows: int, context: int, heads: int, kv_heads: int, v_heads: int, key_dim: int, value_dim: int
-) -> Inputs:
+    draw: Draw, rows: int, context: int, heads: int, kv_heads: int, v_heads: int, key_dim: int, value_dim: int,
+    prefix: int = 0,
+) -> Inputs:  # fmt: skip
     """Every row holds `context` tokens, the new one among them; its pages lie anywhere in the pool."""
     width = -(-context // PAGE)
     pages = 1 + torch.randperm(rows * width, generator=draw._generator, device=draw.device)
@@ -289,7 +295,50 @@ def paged_attention(
         "values": draw.normal(1 + rows * width, v_heads, PAGE, value_dim),
         "table": pages.view(rows, width),
         "positions": torch.full((rows,), context - 1, device=draw.device),
-    }  # fmt: skip
+    } | _shared(draw, prefix, (kv_heads, key_dim), (v_heads, value_dim))  # fmt: skip
+
+
+def _shared(draw: Draw, prefix: int, *sizes: tuple[int, int]) -> Inputs:
+    """Keys and values of a prefix, if there is one; sizes: heads and width of each."""
+    names = ("prefix_key", "prefix_value") if prefix else ()
+    return {name: draw.normal(heads, prefix, width) for name, (heads, width) in zip(names, sizes, strict=False)}
+
+
+def ring_attention(
+    draw: Draw, rows: int, slots: int, heads: int, kv_heads: int, key_dim: int, value_dim: int, prefix: int = 0
+) -> Inputs:  # fmt: skip
+    """Rings that have gone round, each at a place of its own; `rotary`'s angles are given, as models do."""
+    angle = 6.28 * draw.share(rows, 1, 1, key_dim // 2)
+    return {
+        "query": draw.normal(rows, heads, key_dim), "key": draw.normal(rows, kv_heads, key_dim),
+        "value": draw.normal(rows, kv_heads, value_dim), "keys": draw.normal(rows, kv_heads, slots, key_dim),
+        "values": draw.normal(rows, kv_heads, slots, value_dim),
+        "positions": slots + 7 * torch.arange(rows, device=draw.device), "reach": slots,
+        "cos": angle.cos(), "sin": angle.sin(),
+    } | _shared(draw, prefix, (kv_heads, key_dim), (kv_heads, value_dim))  # fmt: skip
+
+
+def extend_attention(
+    draw: Draw, batch: int, time: int, old: int, heads: int, kv_heads: int, v_heads: int, key_dim: int, value_dim: int,
+    prefix: int = 0, reach: int = 0, slots: int = 0,
+) -> Inputs:  # fmt: skip
+    """Every row has `old` tokens in pages anywhere in the pool, or in a ring of `slots`, and goes on with `time`."""
+    width = -(-old // PAGE) + 1
+    pages = 1 + torch.randperm(batch * width, generator=draw._generator, device=draw.device).view(batch, width)
+    stores, tokens = (batch, slots) if slots else (1 + batch * width, PAGE)
+    return {
+        "query": draw.normal(batch, time, heads, key_dim), "key": draw.normal(batch, time, kv_heads, key_dim),
+        "value": draw.normal(batch, time, v_heads, value_dim),
+        "keys": draw.normal(stores, kv_heads, tokens, key_dim),
+        "values": draw.normal(stores, v_heads, tokens, value_dim),
+        "positions": (old + torch.arange(time, device=draw.device)).repeat(batch, 1),
+        "start": torch.full((batch,), old, device=draw.device),
+        "table": None if slots else pages, "reach": reach or None,
+    } | _shared(draw, prefix, (kv_heads, key_dim), (v_heads, value_dim))  # fmt: skip
+
+
+def _attended(result: Tensor, inputs: Inputs) -> dict[str, Tensor]:
+    return {"y": result, "keys": inputs["keys"], "values": inputs["values"]}
 
 
 def sample(draw: Draw, rows: int, vocabulary: int, masked: int) -> Inputs:
@@ -347,6 +396,7 @@ CASES: dict[str, Case] = {
     "linear_cross_entropy": Case(linear_cross_entropy, ("hidden", "matrix")),
     "linear_distillation": Case(linear_distillation, ("hidden", "matrix")),
     "rms_norm": Case(rms_norm, ("x", "weight"), _normed),
+    "dual_norm": Case(dual_norm, ("a", "b", "a_weight", "b_weight")),
     "rotary": Case(rotary, ("x",)),
     "norm_rotary": Case(norm_rotary, ("x", "scale")),
     "swiglu": Case(swiglu, ("up_gate",)),
@@ -361,6 +411,8 @@ CASES: dict[str, Case] = {
     "diff_attention_v2": Case(diff_attention_v2, ("query", "key", "value", "gate")),
     "prefix_attention": Case(prefix_attention, ("query", "key", "value", "prefix_key", "prefix_value")),
     "paged_attention": Case(paged_attention),
+    "ring_attention": Case(ring_attention, outputs=_attended),
+    "extend_attention": Case(extend_attention),
     "sample": Case(sample, outputs=_drawn),
     "sample_head": Case(sample_head, outputs=_drawn_from_hidden),
 }

@@ -14,15 +14,17 @@ from pathlib import Path
 import torch
 
 from nlrl import kernels
-from nlrl.benchmarks.kernels import table
+from nlrl.benchmarks.kernels import report, table
 from nlrl.benchmarks.kernels.cases import CASES
 from nlrl.benchmarks.kernels.clock import Clock, CudaClock, Once, Rates
-from nlrl.benchmarks.kernels.measure import Provider, checked, measure, providers_of
+from nlrl.benchmarks.kernels.measure import COMPILED, Provider, checked, measure, providers_of
 from nlrl.benchmarks.kernels.peers import PEERS_TIMED
 from nlrl.benchmarks.kernels.shapes import CHECKS, SHAPES, TARGETS
 from nlrl.kernels import devices
 from nlrl.kernels.dispatch import OURS, TORCH, Op
 
+LONGEST_COMPILATION = 120
+"""Seconds of a provider."""
 CSV = Path(__file__).parents[1] / "kernels.csv"
 
 
@@ -38,13 +40,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, default=CSV, help="where lines are appended")
     parser.add_argument("--record", action="store_true", help="write the dispatcher's table for this device")
     parser.add_argument("--check", action="store_true", help="compare with the reference only, time nothing")
-    parser.add_argument("--ahead", type=int, metavar="N", help="compile everything first, N ops at once")
+    parser.add_argument("--ahead", type=int, metavar="N", help="compile everything first, N providers at once")
     parser.add_argument("--compile-only", action="store_true", help="call everything once, time nothing")
+    parser.add_argument("--read", action="store_true", help="measure nothing, print the CSV file as a table")
+    parser.add_argument("--provider", nargs="+", help="these providers only; all that are there if not given")
+    parser.add_argument("--without", nargs="+", default=[], metavar="OP/PROVIDER", help="leave these out")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
+    if args.read:
+        report.show(args.csv, args.op)
+        return 0
     ops = {name: op for name, op in kernels.ops().items() if name in (args.op or CASES)}
     unknown = sorted(set(kernels.ops()) - set(CASES))
     if unknown and not args.op:
@@ -58,33 +66,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         return call_once(ops, args)
     table.refuse_other_header(args.csv)
     if args.ahead:
-        compile_ahead(list(ops), args)
+        args.without += compile_ahead(ops, args)
     return measure_all(ops, args, CudaClock())
 
 
 def call_once(ops: dict[str, Op], args: argparse.Namespace) -> int:
     """Calls every provider at every size."""
     for name, op in ops.items():
-        providers, _ = providers_of(op, CASES[name], PEERS_TIMED.get(name, {}), args.peers)
+        providers, _ = _providers(name, op, args)
         findings = measure(op, CASES[name], SHAPES[name][args.shapes], CHECKS[name], providers, Once(), "cuda")
         for provider, why in findings.left_out.items():
             print(f"{name}: {provider}: {why}", flush=True)
     return 0
 
 
-def compile_ahead(names: Sequence[str], args: argparse.Namespace) -> None:
-    """Fills the caches of compilers, on disk, by a process for each op: most of the time of a first run is theirs."""
+def compile_ahead(ops: dict[str, Op], args: argparse.Namespace) -> list[str]:
+    """Fills the caches of compilers, on disk, by a process for each provider of each op: most of the time of a first
+    run is theirs. Returns those, op/provider, that did not come to an end and would take as long again."""
     start, options = time.perf_counter(), ["--shapes", args.shapes, *(["--peers"] if args.peers else [])]
+    names = [(name, one.name) for name, op in ops.items() for one in _providers(name, op, args)[0]]
+    jobs = sorted((job for job in names if job[1] != TORCH), key=lambda job: job[1] != COMPILED)  # long ones first
 
-    def compiled(name: str) -> int:
-        command = [sys.executable, "-m", "nlrl.benchmarks.kernels", "--compile-only", "--op", name, *options]
-        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    def compiled(job: tuple[str, str]) -> tuple[float, tuple[str, str], int | None]:
+        begin, silent = time.perf_counter(), subprocess.DEVNULL
+        command = [sys.executable, "-m", "nlrl.benchmarks.kernels", "--compile-only", *options]
+        command += ["--op", job[0], "--provider", job[1]]
+        environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                command, check=False, stdout=silent, stderr=silent, env=environment, timeout=LONGEST_COMPILATION
+            )
+        except subprocess.TimeoutExpired:
+            return time.perf_counter() - begin, job, None
+        return time.perf_counter() - begin, job, done.returncode
 
     with ThreadPoolExecutor(args.ahead) as pool:
-        failed = [name for name, code in zip(names, pool.map(compiled, names), strict=True) if code]
-    print(
-        f"compiled ahead in {time.perf_counter() - start:.0f} s" + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
+        done = sorted(pool.map(compiled, jobs), reverse=True)
+    longest = ", ".join(f"{'/'.join(job)} {seconds:.0f} s" for seconds, job, _ in done[:3])
+    print(f"compiled ahead in {time.perf_counter() - start:.0f} s ({longest})", flush=True)
+    failed = ["/".join(job) for _, job, code in done if code]
+    late = ["/".join(job) for _, job, code in done if code is None]
+    for names, what in ((failed, "failed"), (late, f"left out, as not compiled within {LONGEST_COMPILATION} s")):
+        if names:
+            print(f"{what}: {', '.join(names)}", flush=True)
+    return late
+
+
+def _providers(name: str, op: Op, args: argparse.Namespace) -> tuple[list[Provider], list[str]]:
+    """Those that are there, of those that are asked for; names of those that are not there."""
+    found, absent = providers_of(op, CASES[name], PEERS_TIMED.get(name, {}), args.peers)
+    wanted = args.provider or [provider.name for provider in found]
+    wanted = [provider for provider in wanted if f"{name}/{provider}" not in args.without]
+    return [provider for provider in found if provider.name in wanted], absent
 
 
 def _check_interpreted(ops: dict[str, Op]) -> int:
@@ -119,16 +152,33 @@ def measure_all(ops: dict[str, Op], args: argparse.Namespace, clock: Clock) -> i
     gpu, rates = devices.current(), clock.rates()
     print(f"{gpu}; {table.versions()}")
     print(f"copy {rates.copy / 1e9:,.0f} GB/s, matrix product {rates.matmul / 1e12:,.0f} TFLOP/s")
-    wrong = False
-    for name, op in ops.items():
-        wrong |= not _measure_op(name, op, args, clock, rates, gpu)
+    table.append(args.csv, report.rate_lines(rates), gpu)
+    wrong, left = False, list(ops)
+    while left:
+        name = left.pop(0)
+        try:
+            wrong |= not _measure_op(name, ops[name], args, clock, rates, gpu)
+        except torch.AcceleratorError as error:  # a wrong address: nothing runs on the device in this process any more
+            print(f"\n{name}: {str(error).splitlines()[0]}; nothing of it is kept", flush=True)
+            return _go_on(left, args) or 1
     return int(wrong)
+
+
+def _go_on(left: Sequence[str], args: argparse.Namespace) -> int:
+    """The other ops, in a new process."""
+    if not left:
+        return 0
+    switches = [f"--{name}" for name in ("peers", "record") if getattr(args, name)]
+    chosen = ["--provider", *args.provider] if args.provider else []
+    chosen += ["--without", *args.without] if args.without else []
+    command = [sys.executable, "-m", "nlrl.benchmarks.kernels", "--shapes", args.shapes, "--csv", str(args.csv)]
+    return subprocess.run([*command, *switches, *chosen, "--op", *left], check=False).returncode
 
 
 def _measure_op(name: str, op: Op, args: argparse.Namespace, clock: Clock, rates: Rates, gpu: str) -> bool:
     """Returns whether our kernel was right."""
     peers = PEERS_TIMED.get(name, {})
-    providers, absent = providers_of(op, CASES[name], peers, args.peers)
+    providers, absent = _providers(name, op, args)
     findings = measure(op, CASES[name], SHAPES[name][args.shapes], CHECKS[name], providers, clock, "cuda")
     yardsticks = [peer for peer, spec in peers.items() if not spec.same]
     table.show(findings, TARGETS.get(name, []), rates, yardsticks)
@@ -136,7 +186,10 @@ def _measure_op(name: str, op: Op, args: argparse.Namespace, clock: Clock, rates
         print(f"  absent: {', '.join(absent)}")
     table.append(args.csv, findings.measured, gpu)
     entry = table.fastest(findings.measured, (OURS, TORCH, *op.peers))
-    if args.record and entry is not None:
+    right = OURS not in findings.left_out
+    if args.record and entry is not None and right:
         file = devices.write(gpu, table.versions(), {name: entry})
-        print(f"  recorded in {file}: {entry['provider']}")
-    return OURS not in findings.left_out
+        print(f"  recorded in {file}: {entry['provider']}, forward {entry.get('forward', entry['provider'])}")
+    elif args.record and not right:
+        print("  not recorded, as ours is not right at all sizes")
+    return right

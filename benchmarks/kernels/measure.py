@@ -152,9 +152,12 @@ def _measure_line(
             continue
         try:
             if eager is not None and (provider.peer is None or provider.peer.same):
-                found = results(case, provider.call, inputs, mode != "forward", provider.peer)
-                verdict = agrees(found, eager, dtype)
-                del found
+                through = None if provider.peer is None else provider.peer.through
+                found = results(case, provider.call, inputs, mode != "forward", provider.peer, through)
+                some = through and mode != "forward"
+                expected = results(case, op.eager, inputs, True, through=through) if some else eager
+                verdict = agrees(found, expected, dtype)
+                del found, expected
                 if not verdict.right:
                     findings.left_out[provider.name] = f"WRONG at {words(line.shape)}, not timed: {verdict.worst}"
                     continue

@@ -40,6 +40,8 @@ class BenchPeer:
     """Turns gradients of the prepared arguments into those of the op's."""
     same: bool = True
     """False: it does less than the op. It is timed as a yardstick, and its result is not compared."""
+    through: tuple[str, ...] | None = None
+    """Outputs whose gradients its backward looks at, if those are not all; the others are held to nothing."""
 
     @property
     def installed(self) -> bool:
@@ -266,6 +268,10 @@ def vllm_ssd_update(x, dt, A, B, C, position_ids, state, D, bias, overwrite=True
     return _ssd_update(selective_state_update, x, dt, A, B, C, state, D, bias, out=torch.empty_like(x[:, 0]))
 
 
+def _one_head_a_key(shape: Shape) -> bool:
+    return shape["kv_heads"] == shape["v_heads"] and not shape.get("prefix")
+
+
 def _unpaged(inputs: Inputs) -> Inputs:
     """Keys and values of every row side by side, which no engine has: the best that dense attention could do."""
 
@@ -328,9 +334,17 @@ def _gemlite_layer(inputs: Inputs) -> Inputs:
     return {"x": x * inputs["alpha"], "layer": layer}
 
 
+def _one_row(shape: Shape) -> bool:
+    """For more it tunes itself for half a minute a size; one row is what is compared."""
+    return shape["rows"] == 1
+
+
 def gemlite_linear(x: Tensor, layer: Any) -> Tensor:
     return layer(x)
 
+
+_OUTPUT = ("y",)
+"""The scan of Mamba-1 there takes no gradient of the last state (documented with `selective_scan_fn`)."""
 
 PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     "adam_normalise": {
@@ -339,7 +353,7 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
     },
     "bit_linear": {
         "matrix in 2 bytes": BenchPeer("torch", F.linear, prepare=_dense_matrix, same=False),
-        "gemlite": BenchPeer("gemlite", gemlite_linear, prepare=_gemlite_layer, same=False),
+        "gemlite": BenchPeer("gemlite", gemlite_linear, _one_row, _gemlite_layer, same=False),
     },
     "linear_cross_entropy": {
         "liger_kernel": BenchPeer("liger_kernel", liger_cross_entropy),
@@ -359,13 +373,13 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         "vllm": BenchPeer("vllm", vllm_conv_update, _token, _window_by_channel),
     },
     "selective_scan": {
-        "mamba_ssm": BenchPeer("mamba_ssm", mamba_scan, _whole, _by_time),
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba_scan, _whole, _by_time, through=_OUTPUT),
         "mamba_ssm update": BenchPeer("mamba_ssm", mamba_scan_update, _token),
         "vllm": BenchPeer("vllm", vllm_scan_update, _token),
     },
     "mamba1_mixer": {
         "separate calls": BenchPeer("torch", separate_mamba1),
-        "mamba_ssm": BenchPeer("mamba_ssm", mamba_mixer, _whole, _mixer_by_time),
+        "mamba_ssm": BenchPeer("mamba_ssm", mamba_mixer, _whole, _mixer_by_time, through=_OUTPUT),
     },
     "mamba2_mixer": {
         "separate calls": BenchPeer("torch", separate_mamba2),
@@ -396,7 +410,7 @@ PEERS_TIMED: dict[str, dict[str, BenchPeer]] = {
         ),
     },
     "paged_attention": {
-        "sdpa, dense": BenchPeer("torch", dense_sdpa, lambda shape: shape["kv_heads"] == shape["v_heads"], _unpaged),
+        "sdpa, dense": BenchPeer("torch", dense_sdpa, _one_head_a_key, _unpaged),
     },
     "sample_head": {"two launches": served("sample_head", "two launches", lambda shape: True)},
 }

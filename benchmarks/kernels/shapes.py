@@ -31,6 +31,8 @@ class Target(NamedTuple):
     modes: tuple[str, ...] = ALL
     graph: bool | None = None
     """Of measurements by replay only, or of the others only."""
+    only: tuple[tuple[str, int], ...] = ()
+    """Of sizes with these numbers only."""
 
 
 def _scan(batch: int, time: int, channels: int = 3200) -> dict[str, int]:
@@ -75,6 +77,24 @@ def _paged(rows: int, context: int, heads: int, kv_heads: int, key_dim: int, v_h
     }  # fmt: skip
 
 
+def _ring(rows: int, slots: int, heads: int = 25, kv_heads: int = 5, key_dim: int = 64, prefix: int = 128):
+    return {
+        "rows": rows, "slots": slots, "heads": heads, "kv_heads": kv_heads, "key_dim": key_dim,
+        "value_dim": 2 * key_dim, "prefix": prefix,
+    }  # fmt: skip
+
+
+def _extend(batch: int, time: int, old: int, heads: int, kv_heads: int, key_dim: int, slots: int = 0, **others: int):
+    return {
+        "batch": batch, "time": time, "old": old, "heads": heads, "kv_heads": kv_heads, "v_heads": kv_heads,
+        "key_dim": key_dim, "value_dim": key_dim, "slots": slots, "reach": slots,
+    } | others  # fmt: skip
+
+
+def _extend_hymba(batch: int, time: int, old: int, slots: int = 0) -> dict[str, int]:
+    return _extend(batch, time, old, 25, 5, 64, slots, value_dim=128, prefix=128)
+
+
 def _head(rows: int, width: int, vocabulary: int, masked: int) -> dict[str, int]:
     return {"rows": rows, "width": width, "vocabulary": vocabulary, "masked": masked}
 
@@ -97,7 +117,8 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
     },
     "bit_linear": {
         "small": [_decode(_bits(rows, 192, 768)) for rows in (1, 64)],
-        "paper": [_decode(_bits(rows, 8192, 8192)) for rows in (1, 16, 64, 256)] + [_decode(_bits(1, 2560, 10576))],
+        "paper": [_decode(_bits(rows, 8192, 8192)) for rows in (1, 8, 16, 32, 64, 256)]
+        + [_decode(_bits(1, 2560, 10576))],
     },
     "linear_cross_entropy": {
         "small": [Timed({"tokens": 8192, "width": 192, "vocab": 2048})],
@@ -110,6 +131,10 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
     "rms_norm": {
         "small": [Timed({"rows": 8192, "width": 192})],
         "paper": [Timed({"rows": 16384, "width": 4096}), Timed({"rows": 16384, "width": 4096, "added": 1})],
+    },
+    "dual_norm": {
+        "small": [Timed({"rows": 8192, "width": 320})],
+        "paper": [Timed({"rows": 16384, "width": 3200})],
     },
     "rotary": {
         "small": [Timed({"batch": 16, "time": 512, "heads": 6, "head_dim": 32})],
@@ -176,6 +201,25 @@ SHAPES: dict[str, dict[str, list[Timed]]] = {
             _decode(_paged(128, 1024, 25, 5, 64)),
             _decode(_paged(32, 8192, 24, 8, 128)),
             _decode(_paged(32, 4096, 24, 8, 128, 4, 256)),
+            *(
+                _decode(_paged(rows, context, 25, 5, 64, 5, 128) | {"prefix": 128})
+                for rows in (1, 32, 128)
+                for context in (1024, 8192)
+            ),
+        ],
+    },
+    "ring_attention": {
+        "small": [_decode(_ring(64, 128, 5, 1, 32, 16))],
+        "paper": [_decode(_ring(rows, 1024)) for rows in (1, 32, 128)],
+    },
+    "extend_attention": {
+        "small": [Timed(_extend(16, 64, 256, 6, 2, 32), FORWARD)],
+        "paper": [
+            *(Timed(_extend_hymba(16, 256, 1024, slots), FORWARD) for slots in (1024, 0)),
+            Timed(_extend_hymba(2, 2048, 1024, 1024), FORWARD),
+            Timed(_extend_hymba(4, 32, 1024, 1024), FORWARD, graph=True),
+            Timed(_extend(8, 512, 4096, 24, 8, 128), FORWARD),
+            Timed(_extend(8, 512, 4096, 24, 8, 128, v_heads=4, value_dim=256), FORWARD),
         ],
     },
     "sample": {
@@ -198,10 +242,11 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         {"rows": 13, "columns": 40, "axis": 1, "rounded": 1},
         {"rows": 40, "columns": 13, "axis": 0, "rounded": 0},
     ],
-    "bit_linear": [_bits(1, 100, 70), _bits(17, 203, 40)],
+    "bit_linear": [_bits(1, 100, 70), _bits(17, 203, 40), _bits(1, 1150, 70), _bits(17, 1150, 70)],
     "linear_cross_entropy": [{"tokens": 11, "width": 24, "vocab": 70}],
     "linear_distillation": [{"tokens": 11, "width": 24, "teacher_width": 16, "vocab": 70}],
     "rms_norm": [{"rows": 13, "width": 70}, {"rows": 13, "width": 70, "added": 1}],
+    "dual_norm": [{"rows": 13, "width": 70}],
     "rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "norm_rotary": [{"batch": 2, "time": 11, "heads": 3, "head_dim": 32}],
     "swiglu": [{"tokens": 17, "channels": 70}],
@@ -244,7 +289,17 @@ CHECKS: dict[str, list[dict[str, Any]]] = {
         _prefix(1, 40, 0, 2, 2, 16) | {"prefix": 20},
         _prefix(2, 45, 30, 2, 1, 16) | {"prefix": 3, "documents": True},
     ],
-    "paged_attention": [_paged(3, 37, 6, 2, 24), _paged(2, 70, 8, 4, 16, 2, 32)],
+    "paged_attention": [
+        _paged(3, 37, 6, 2, 24),
+        _paged(2, 70, 8, 4, 16, 2, 32),
+        _paged(3, 37, 6, 2, 24) | {"prefix": 21},
+    ],
+    "ring_attention": [_ring(3, 37, 6, 2, 24, 0), _ring(2, 250, 5, 1, 16, 21)],
+    "extend_attention": [
+        _extend_hymba(2, 37, 50, 21) | {"heads": 6, "kv_heads": 2, "v_heads": 2, "prefix": 5},
+        _extend(3, 9, 37, 4, 2, 24),
+        _extend(2, 11, 20, 8, 4, 16, v_heads=2, value_dim=32, prefix=3),
+    ],
     "sample": [{"rows": 5, "vocabulary": 70, "masked": 1}, {"rows": 4, "vocabulary": 1000, "masked": 0}],
     "sample_head": [_head(5, 70, 300, 1), _head(40, 24, 200, 0) | {"scaled": 1}],
 }
@@ -258,10 +313,15 @@ TARGETS: dict[str, list[Target]] = {
         Target(1.5, "torch.compile", ALL),
     ],
     "adam_normalise": [Target(1 / 1.15, "fused AdamW alone")],
-    "bit_linear": [Target(1.0, "matrix in 2 bytes"), Target(1.5, "gemlite")],
+    "bit_linear": [
+        Target(5.0, "matrix in 2 bytes", only=(("rows", 1), ("inputs", 8192))),
+        Target(1.5, "gemlite", only=(("rows", 1), ("inputs", 8192))),
+        *(Target(1.0, "matrix in 2 bytes", only=(("rows", rows),)) for rows in (1, 8, 16, 32, 64)),
+    ],
     "linear_distillation": [Target(1.0, "torch,torch.compile", ("both",))],
     "linear_cross_entropy": [Target(1.0, "liger_kernel,fla", ("both",))],
     "rms_norm": [Target(0.95, "liger_kernel,torch.compile")],
+    "dual_norm": [Target(0.85, "copy", FORWARD), Target(1.0, "torch,torch.compile")],
     "rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch.compile")],
     "norm_rotary": [Target(0.85, "copy", FORWARD), Target(1.0, "torch,torch.compile")],
     "swiglu": [Target(0.95, "liger_kernel,fla,torch.compile")],
@@ -290,6 +350,8 @@ TARGETS: dict[str, list[Target]] = {
     "diff_attention_v2": [Target(1.1, "torch,torch.compile", ("both",))],
     "prefix_attention": [Target(2.0, "flex,torch", FORWARD)],
     "paged_attention": [Target(0.80, "copy", FORWARD, True)],
+    "ring_attention": [Target(0.80, "copy", FORWARD, True)],
+    "extend_attention": [Target(2.0, "torch", FORWARD)],
     "sample": [Target(2.0, "torch", FORWARD)],
     "sample_head": [Target(2.0, "torch", FORWARD)],
 }

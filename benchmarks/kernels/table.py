@@ -19,7 +19,9 @@ HEADER = ("kernel", "provider", "shape", "dtype", "mode", "p20", "p50", "p80", "
 PACKAGES = (
     "torch", "triton", "mamba_ssm", "causal_conv1d", "flash-linear-attention", "fla-core", "liger_kernel", "vllm",
 )  # fmt: skip
-GENERAL = (OURS, TORCH, "torch.compile")
+OURS_TOO = "composed"
+"""PyTorch's attention between passes of ours: a target may be met by either, as the dispatcher may choose either."""
+GENERAL = (OURS, OURS_TOO, TORCH, "torch.compile")
 """Providers that are no peers: no other package."""
 
 
@@ -43,31 +45,35 @@ def versions() -> str:
 
 def best_peer(lines: Sequence[Measured], yardsticks: Iterable[str] = ()) -> Measured | None:
     """The fastest of other packages, or of eager and compiled torch where there is none."""
-    others = [line for line in lines if line.provider != OURS and line.provider not in yardsticks]
+    others = [line for line in lines if line.provider not in (OURS, OURS_TOO) and line.provider not in yardsticks]
     peers = [line for line in others if line.provider not in GENERAL] or others
     return min(peers, key=lambda line: line.times.p50, default=None)
 
 
 def outcomes(lines: Sequence[Measured], targets: Sequence[Target], rates: Rates) -> list[Outcome]:
-    """Of our line's targets, those that can be told from these lines; all lines are of one op, shape and mode."""
+    """Of our line's targets, those that can be told from these lines and rates; lines are of one op, shape and mode."""
     by_provider = {line.provider: line for line in lines}
-    ours = by_provider.get(OURS)
-    if ours is None:
+    if OURS not in by_provider:
         return []
-    found = []
+    ours = min((by_provider[name] for name in (OURS, OURS_TOO) if name in by_provider), key=lambda line: line.times.p50)
+    by, found = f" ({OURS_TOO})" if ours.provider == OURS_TOO else "", []
     for target in targets:
         if ours.mode not in target.modes or target.graph not in (None, ours.graph):
             continue
+        if any(ours.shape.get(name) != number for name, number in target.only):
+            continue
         if target.of == "copy":
+            if not rates.copy:
+                continue
             share = ours.bytes_per_second / rates.copy
-            text = f"{share:.0%} of copy, target >= {target.at_least:.0%}"
+            text = f"{share:.0%} of copy{by}, target >= {target.at_least:.0%}"
             found.append(Outcome(text, share >= target.at_least))
             continue
         beside = [by_provider[name] for name in target.of.split(",") if name in by_provider]
         if beside:
             best = min(beside, key=lambda line: line.times.p50)
             ratio = best.times.p50 / ours.times.p50
-            text = f"{ratio:.2f}x {best.provider}, target >= {target.at_least:.2f}x"
+            text = f"{ratio:.2f}x {best.provider}{by}, target >= {target.at_least:.2f}x"
             found.append(Outcome(text, ratio >= target.at_least))
     return found
 
@@ -128,8 +134,9 @@ def refuse_other_header(file: Path) -> None:
             raise ValueError(f"{file} begins with {header!r}, not with {','.join(HEADER)!r}")
 
 
-def fastest(measured: Sequence[Measured], servers: Iterable[str]) -> dict[str, Any] | None:
-    """What the dispatcher's table says of an op: `provider` and `relative`, mean times over those of the baseline.
+def fastest(measured: Sequence[Measured], servers: Sequence[str]) -> dict[str, Any] | None:
+    """What the dispatcher's table says of an op: `provider` and `relative`, mean times over those of the baseline, and
+    `forward`, the fastest one for calls without gradients where these were measured too and it is another one.
 
     A provider that cannot do a size leaves it to ours, and counts as ours there.
 
@@ -137,10 +144,22 @@ def fastest(measured: Sequence[Measured], servers: Iterable[str]) -> dict[str, A
         measured: lines of one op.
         servers: providers that can take its place.
     """
-    lines = [lines for lines in groups(measured) if _counts(lines[0], measured)]
+    found = list(groups(measured))
+    relative = _relative([lines for lines in found if _counts(lines[0], measured)], servers)
+    if not relative:
+        return None
+    entry: dict[str, Any] = {"provider": _least(relative), "relative": relative}
+    forward = _relative([lines for lines in found if lines[0].mode == "forward"], servers)
+    if forward and _least(forward) != entry["provider"]:
+        entry["forward"] = _least(forward)
+    return entry
+
+
+def _relative(lines: Sequence[Sequence[Measured]], servers: Sequence[str]) -> dict[str, float]:
+    """Mean times over those of ours, or of PyTorch where ours has none."""
     servers = [name for name in servers if any(line.provider == name for group in lines for line in group)]
     if not servers:
-        return None
+        return {}
     baseline = OURS if OURS in servers else TORCH if TORCH in servers else servers[0]
     ratios: dict[str, list[float]] = {name: [] for name in servers}
     for group in lines:
@@ -148,10 +167,11 @@ def fastest(measured: Sequence[Measured], servers: Iterable[str]) -> dict[str, A
         if baseline in times:
             for name in servers:
                 ratios[name].append(log(times.get(name, times[baseline]) / times[baseline]))
-    relative = {name: round(exp(mean(logs)), 3) for name, logs in ratios.items() if logs}
-    if not relative:
-        return None
-    return {"provider": min(relative, key=lambda name: (relative[name], name != OURS)), "relative": relative}
+    return {name: round(exp(mean(logs)), 3) for name, logs in ratios.items() if logs}
+
+
+def _least(relative: dict[str, float]) -> str:
+    return min(relative, key=lambda name: (relative[name], name != OURS))
 
 
 def _counts(line: Measured, measured: Sequence[Measured]) -> bool:

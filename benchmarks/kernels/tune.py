@@ -4,9 +4,11 @@
 
 1. An op takes part if its Triton module has `CANDIDATES` and asks for its launches with `nlrl.kernels.launches.choose`.
 2. The op is called once at every size that `nlrl bench kernels` times. Which launches a call asks for says what they
-   are tuned by: the first size and mode (forward, or else backward) that asks.
-3. All candidates are compiled at once, by processes that share Triton's cache. Then, one after the other, each is held
-   to the eager implementation and timed; the other launches of the call keep their defaults.
+   are tuned by: the first size and mode (forward, or else backward) that asks; of the sizes that are replayed in a
+   graph, the largest, as the others come and go with the launch alone.
+3. All candidates of all ops are compiled at once, by processes that share Triton's cache. Then, one after the other,
+   each is held to the eager implementation and timed, by replay where `nlrl bench kernels` replays: launched one by
+   one, short calls would all take as long as the host. The other launches of the call keep their defaults.
 4. The fastest of each key are printed, and written to a file of their own (`--out`) or the device's table (`--record`).
 """
 
@@ -20,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +31,14 @@ import torch
 from nlrl import kernels
 from nlrl.benchmarks.kernels import table
 from nlrl.benchmarks.kernels.cases import CASES, Draw
+from nlrl.benchmarks.kernels.clock import Clock, CudaClock, sets_wanted
 from nlrl.benchmarks.kernels.compare import agrees, copies, leaves_of, results
 from nlrl.benchmarks.kernels.shapes import SHAPES
 from nlrl.kernels import devices, launches
+from nlrl.kernels.costs import cost
 from nlrl.kernels.dispatch import OURS, Op
 
-ROUNDS, ROUND_MS, WARMUPS = 2, 15, 2
+ROUNDS, ROUND_MS, WARMUP_MS = 2, 15, 5
 PROCESSES = 16
 
 
@@ -47,6 +52,8 @@ class Trial(NamedTuple):
     dtype: str
     mode: str
     """"forward" or "backward"."""
+    graph: bool = False
+    """Timed by replay."""
 
 
 class Outcome(NamedTuple):
@@ -63,12 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("There is no GPU here, so nothing is tuned.")
         return 1
-    for name in args.op:
-        begin = time.perf_counter()
-        outcomes = sweep(trials_of(name, args.shapes), compile_all, measured)
+    begin = time.perf_counter()
+    with ProcessPoolExecutor(_workers(), multiprocessing.get_context("spawn")) as pool:
+        asked = list(pool.map(partial(trials_of, shapes=args.shapes), args.op))
+        failures = iter(list(pool.map(_compiled, [trial for trials in asked for trial in trials])))
+    print(f"compiled {sum(map(len, asked))} candidates in {time.perf_counter() - begin:.0f} s", flush=True)
+    for name, trials in zip(args.op, asked, strict=True):
+        begin, ready = time.perf_counter(), [next(failures) for _ in trials]
+        outcomes = sweep(trials, ready, measured)
         show(outcomes)
         launch = fastest(outcomes)
-        print(f"{name}: {len(outcomes)} candidates in {time.perf_counter() - begin:.0f} s")
+        print(f"{name}: {len(outcomes)} candidates in {time.perf_counter() - begin:.0f} s", flush=True)
         if args.out:
             _add(args.out, name, launch)
         if args.record:
@@ -76,6 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             before = devices.launch(name, {})
             print(f"  recorded in {devices.write(gpu, table.versions(), {name: {'launch': before | launch}})}")
     return 0
+
+
+def _workers() -> int:
+    return min(PROCESSES, os.cpu_count() or 1)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -101,23 +117,30 @@ def trials_of(name: str, shapes: str) -> list[Trial]:
         for mode in ("forward", "backward"):
             if mode == "backward" and not CASES[name].leaves:
                 continue
-            trial = Trial(name, "", (), line.shape, line.dtype, mode)
+            trial = Trial(name, "", (), line.shape, line.dtype, mode, line.graph)
             with launches.asked() as keys:
                 for call in _calls(trial):
                     call()
-            for key in sorted(keys - set(found)):
-                found[key] = trial
+            for key in sorted(keys):
+                if key not in found or (trial.graph and found[key].graph and _bytes(trial) > _bytes(found[key])):
+                    found[key] = trial
     return [found[key]._replace(key=key, numbers=numbers) for key in found for numbers in offered.get(key, [])]
 
 
-def sweep(
-    trials: list[Trial],
-    compile_all: Callable[[list[Trial]], list[str]],
-    measured: Callable[[Trial], Outcome],
-) -> list[Outcome]:
-    """Compiles all, then measures those that could be, one after the other."""
+def _bytes(trial: Trial) -> float:
+    """That a call moves."""
+    size = getattr(torch, trial.dtype).itemsize
+    return cost(trial.op, trial.mode, size, **trial.shape).bytes  # pyright: ignore[reportArgumentType]
+
+
+def sweep(trials: list[Trial], failures: list[str], measured: Callable[[Trial], Outcome]) -> list[Outcome]:
+    """Measures those that could be compiled, one after the other.
+
+    Args:
+        failures: why each of them could not be compiled, or "".
+    """
     found = []
-    for trial, failure in zip(trials, compile_all(trials), strict=True):
+    for trial, failure in zip(trials, failures, strict=True):
         found.append(Outcome(trial, float("inf"), failure) if failure else measured(trial))
     return found
 
@@ -139,14 +162,8 @@ def show(outcomes: list[Outcome]) -> None:
         print(f"  {trial.key:24} {trial.numbers!s:20} {microseconds:10.1f} us {trial.mode:8} {chosen or why}")
 
 
-def compile_all(trials: list[Trial]) -> list[str]:
-    """Runs each once in some process, which leaves the programs in Triton's cache. Returns why it failed, or ""."""
-    workers = max(1, min(PROCESSES, len(trials), os.cpu_count() or 1))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_compiled, trials))
-
-
 def _compiled(trial: Trial) -> str:
+    """Runs it once, which leaves the programs in Triton's cache on disk. Returns why it failed, or ""."""
     try:
         with launches.trying(trial.op, trial.key, trial.numbers):
             for call in _calls(trial):
@@ -169,10 +186,27 @@ def measured(trial: Trial) -> Outcome:
             del found
             if not verdict.right:
                 return Outcome(trial, float("inf"), f"WRONG: {verdict.worst}")
-            *_, call = _calls(trial)
-            return Outcome(trial, min(_microseconds(call) for _ in range(ROUNDS)))
+            return timed(trial, CudaClock())
     except Exception as error:
         return Outcome(trial, float("inf"), type(error).__name__)
+
+
+def timed(trial: Trial, clock: Clock) -> Outcome:
+    """By replay, with inputs that take turns, if that is how its size is measured and it can be captured."""
+    failed = ""
+    if trial.graph:
+        try:
+            calls = [call for seed in range(sets_wanted(_bytes(trial), _cache())) for call in _calls(trial, seed)]
+            return Outcome(trial, clock.replayed(calls).p50)
+        except Exception as error:
+            failed = f"not in a graph: {type(error).__name__}"
+    *_, call = _calls(trial)
+    return Outcome(trial, min(_microseconds(call) for _ in range(ROUNDS)), failed)
+
+
+def _cache() -> int:
+    """Bytes of the last cache before memory."""
+    return torch.cuda.get_device_properties(_device()).L2_cache_size if _device() == "cuda" else 0
 
 
 _kept: dict[str, Any] = {}
@@ -188,10 +222,10 @@ def _expected(trial: Trial) -> dict[str, torch.Tensor]:
     return _kept["results"]
 
 
-def _calls(trial: Trial) -> Iterator[Callable[[], object]]:
-    """Our forward pass and, where that is the mode, the backward pass after it."""
+def _calls(trial: Trial, seed: int = 0) -> Iterator[Callable[[], object]]:
+    """Our forward pass or, where that is the mode, the backward pass after it."""
     op, case = kernels.ops()[trial.op], CASES[trial.op]
-    inputs = case.make(Draw(getattr(torch, trial.dtype), _device()), **trial.shape)
+    inputs = case.make(Draw(getattr(torch, trial.dtype), _device(), seed), **trial.shape)
     function = op.provider(OURS)
     if trial.mode == "forward":
         yield lambda: _without_gradients(function, inputs)
@@ -215,20 +249,11 @@ def _device() -> str:
 
 
 def _microseconds(call: Callable[[], object]) -> float:
-    """The median of some milliseconds of calls."""
-    begin = time.perf_counter()
-    for _ in range(WARMUPS):
-        call()
-    torch.cuda.synchronize()
-    each = (time.perf_counter() - begin) / WARMUPS
-    count = max(5, int(ROUND_MS / 1e3 / each))
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
-    for start, end in events:
-        start.record()
-        call()
-        end.record()
-    torch.cuda.synchronize()
-    return sorted(1e3 * start.elapsed_time(end) for start, end in events)[len(events) // 2]
+    """The median of some milliseconds of calls. In front of each a cache is emptied, which takes longer than the host
+    needs for the launch: of calls one by one, the short ones would all take as long as the host."""
+    from triton.testing import do_bench
+
+    return 1e3 * do_bench(call, warmup=WARMUP_MS, rep=ROUND_MS, return_mode="median")  # pyright: ignore[reportOperatorIssue]
 
 
 def _add(file: Path, op: str, launch: dict[str, list[int]]) -> None:

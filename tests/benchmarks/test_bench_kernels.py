@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nlrl import kernels
-from nlrl.benchmarks.kernels import attention_peers, cli, compare, measure, table
+from nlrl.benchmarks.kernels import attention_peers, cli, compare, measure, report, table
 from nlrl.benchmarks.kernels import peers as timed_peers
 from nlrl.benchmarks.kernels.cases import CASES, Draw
 from nlrl.benchmarks.kernels.clock import Once, Rates, Times, sets_wanted
@@ -283,8 +283,97 @@ def test_the_fastest_server_is_recorded():
 
 
 def test_a_call_in_training_counts_as_a_whole():
-    lines = [line(p50=1), line("torch", 5), line(p50=30, mode="both"), line("torch", 15, mode="both")]
+    lines = [line(p50=10), line("torch", 5), line(p50=30, mode="both"), line("torch", 15, mode="both")]
     assert table.fastest(lines, ["nlrl", "torch"]) == {"provider": "torch", "relative": {"nlrl": 1.0, "torch": 0.5}}
+
+
+def test_calls_without_gradients_may_have_another_fastest():
+    lines = [line(p50=1), line("torch", 5), line(p50=30, mode="both"), line("torch", 15, mode="both")]
+    entry = table.fastest(lines, ["nlrl", "torch"])
+    assert entry is not None
+    assert (entry["provider"], entry["forward"]) == ("torch", "nlrl")
+
+
+def test_an_op_that_ends_the_context_leaves_the_others_to_a_new_process(monkeypatch, tmp_path, capsys):
+    gone, commands = [], []
+
+    def measured(name, *rest):
+        if name == "sample":
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        gone.append(name)
+        return True
+
+    monkeypatch.setattr(cli, "_measure_op", measured)
+    monkeypatch.setattr(
+        cli.subprocess, "run", lambda command, check: commands.append(command) or SimpleNamespace(returncode=0)
+    )
+    args = cli._parse(["--peers", "--csv", str(tmp_path / "x.csv")])
+    ops = {name: kernels.ops()[name] for name in ("rms_norm", "sample", "swiglu", "unit_lerp")}
+    assert cli.measure_all(ops, args, Once()) == 1
+    assert gone == ["rms_norm"]
+    assert [command[command.index("--op") + 1 :] for command in commands] == [["swiglu", "unit_lerp"]]
+    assert "--peers" in commands[0]
+    assert "sample: CUDA error: an illegal memory access" in capsys.readouterr().out
+
+
+def test_targets_may_be_met_by_pytorchs_attention_between_passes_of_ours():
+    lines = [line(p50=10), line("composed", 5), line("torch", 12), line("torch.compile", 9)]
+    rates = Rates(1e12, 1e12)
+    (found,) = table.outcomes(lines, [Target(1.3, "torch.compile")], rates)
+    assert found == ("1.80x torch.compile (composed), target >= 1.30x", True)
+    best = table.best_peer(lines)
+    assert best is not None
+    assert best.provider == "torch.compile"
+
+
+def test_targets_may_be_of_some_sizes_only():
+    lines, asked = [line(p50=10), line("torch", 12)], Target(1.1, "torch", only=(("tokens", 8),))
+    assert table.outcomes(lines, [asked], RATES) == [("1.20x torch, target >= 1.10x", True)]
+    assert not table.outcomes(lines, [asked._replace(only=(("tokens", 9),))], RATES)
+
+
+def test_the_file_is_read_as_a_table_of_the_newest(tmp_path, capsys):
+    file = tmp_path / "kernels.csv"
+    swiglu = {"tokens": 8192, "channels": 512}
+
+    def measured(provider, p50):
+        return Measured("swiglu", provider, swiglu, "bfloat16", "forward", Times(p50, p50, p50), Cost(0, 0), False)
+
+    moved = cost("swiglu", "forward", 2, **swiglu).bytes
+    table.append(file, report.rate_lines(Rates(moved / 10 * 1e6, 5e14)), "a GPU")
+    table.append(file, [measured("nlrl", 40), measured("liger_kernel", 1)], "a GPU")
+    table.append(file, [measured("nlrl", 20), measured("torch.compile", 30), measured("liger_kernel", 25)], "a GPU")
+    (group,) = report.groups(file)
+    assert [one.times.p50 for one in group.lines] == [20, 30, 25]
+    assert group.lines[0].bytes_per_second / group.rates.copy == pytest.approx(0.5, rel=1e-4)
+    assert group.rates.matmul == pytest.approx(5e14, rel=1e-3)
+    assert cli.main(["--read", "--csv", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "| swiglu | tokens=8192 channels=512 | forward | 20.0 | liger_kernel 25.0 | 1.25 |" in out
+    assert "1.25x liger_kernel, target >= 0.95x: met" in out
+
+
+def test_what_is_committed_can_be_read(capsys):
+    assert cli.main(["--read"]) == 0
+    assert "| mamba2_step | rows=64" in capsys.readouterr().out
+
+
+def test_what_takes_too_long_to_compile_is_named_and_left_out(monkeypatch, capsys):
+    def run(command, timeout, **named):
+        provider = command[command.index("--provider") + 1]
+        if provider == "torch.compile":
+            raise subprocess.TimeoutExpired(command, timeout)
+        return SimpleNamespace(returncode=int(provider == "nlrl"))
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    monkeypatch.setattr(Op, "available", lambda self: {"nlrl": True, "torch": True})
+    args = cli._parse(["--op", "swiglu"])
+    args.without += cli.compile_ahead({"swiglu": kernels.ops()["swiglu"]}, SimpleNamespace(**vars(args) | {"ahead": 2}))
+    assert args.without == ["swiglu/torch.compile"]
+    assert [one.name for one in cli._providers("swiglu", kernels.ops()["swiglu"], args)[0]] == ["nlrl", "torch"]
+    out = capsys.readouterr().out
+    assert "failed: swiglu/nlrl\n" in out
+    assert "swiglu/torch.compile" in out.splitlines()[-1]
 
 
 def test_inputs_that_take_turns_fill_the_cache():

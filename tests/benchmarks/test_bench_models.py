@@ -102,11 +102,11 @@ def test_kernels_are_chosen_anew_for_each_kind(monkeypatch):
     monkeypatch.setattr("nlrl.kernels.devices.current", lambda: "a GPU of which nothing is recorded")
     op, tensor = kernels.swiglu, SimpleNamespace(is_cuda=True)
     with training.chosen("dispatcher"):
-        ours = op._choose(tensor)  # pyright: ignore[reportArgumentType]
+        ours = op._choose((tensor,), {})
         assert ours.__module__.endswith("triton")
     with training.chosen("eager"):
-        assert op._choose(tensor) is op.eager  # pyright: ignore[reportArgumentType]
-    assert op._choose(tensor) is op.eager, "as it was before"  # pyright: ignore[reportArgumentType]
+        assert op._choose((tensor,), {}) is op.eager
+    assert op._choose((tensor,), {}) is op.eager, "as it was before"
     op.forget_choice()
 
 
