@@ -19,7 +19,7 @@ class Context(NamedTuple):
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
-    """bool `(batch, 1, time, keys)`, True = may attend. None: causal."""
+    """bool `(batch, 1, time, keys)`, True = may attend. None: causal, or there is a `goes_on`."""
     state: KVCache | GrowingCache | None
     where: tuple[Tensor, Tensor] | None
     """Where the state keeps every new token."""
@@ -27,6 +27,8 @@ class Context(NamedTuple):
     starts: Tensor | None = None
     """`(batch, time)`, the first token that each token sees, where a mask was and it sees all from there on
     (`first_visible`); for kernels that skip other documents instead of masking them."""
+    goes_on: Tensor | None = None
+    """`(batch,)`, the position each row goes on from, where a kernel reads the older text (`extends`)."""
 
 
 def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Context:
@@ -35,13 +37,16 @@ def context(position_ids: Tensor, turns: Tensor, mask=None, state=None) -> Conte
     Raises:
         ValueError: both a mask and a state of static shape.
     """
-    where = None
+    where, goes_on = None, None
     if isinstance(state, KVCache):
         if mask is not None:
             raise ValueError("a KVCache takes no mask: positions say what a token may attend to")
-        mask = None if _begins(state) else visible_slots(position_ids, state.length)
+        if extends(position_ids, state):
+            goes_on = first_position(position_ids)
+        elif not _begins(state):
+            mask = visible_slots(position_ids, state.length)
         where = state.where(position_ids)
-    return Context(*angles(position_ids, turns), mask, state, where, position_ids)
+    return Context(*angles(position_ids, turns), mask, state, where, position_ids, None, goes_on)
 
 
 def first_visible(mask: Tensor) -> Tensor:
@@ -51,6 +56,11 @@ def first_visible(mask: Tensor) -> Tensor:
     """
     first = mask[:, 0].to(torch.uint8).argmax(-1)
     return first.cummax(1).values.int()
+
+
+def first_position(position_ids: Tensor) -> Tensor:
+    """Of each row's tokens, `(batch,)`; where there is only padding, some number above all positions."""
+    return position_ids.masked_fill(position_ids < 0, torch.iinfo(torch.int32).max).amin(1)
 
 
 def _begins(state: KVCache) -> bool:
@@ -74,6 +84,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Conte
     """
     if decodes_pages(query, context):
         return decode_pages(query, key, value, layer, context).flatten(1)[:, None]
+    if context.goes_on is not None:
+        return extend_pages(query, key, value, layer, context).flatten(2)
     if context.state is None:
         keys, values = key.transpose(1, 2), value.transpose(1, 2)
     else:
@@ -99,6 +111,27 @@ def decode_pages(query: Tensor, key: Tensor, value: Tensor, layer: int, context:
 
 def decodes_pages(query: Tensor, context: Context) -> bool:
     return isinstance(context.state, PagedKVCache) and query.shape[1] == 1 and query.is_cuda
+
+
+def extend_pages(query: Tensor, key: Tensor, value: Tensor, layer: int, context: Context) -> Tensor:
+    """Several new tokens a row where `extends`: stored, and attended to with what their pages hold, in one kernel.
+
+    Args: as in `attend`; there may be fewer value than key heads (`kernels.extend_attention`).
+    Returns: `(batch, time, heads, value_dim)`.
+    """
+    state, start = context.state, context.goes_on
+    assert isinstance(state, PagedKVCache)
+    assert start is not None
+    state.store(layer, key, value, context.where)
+    query, key, value = (part.to(state.keys.dtype) for part in (query, key, value))
+    where = state.keys[layer], state.values[layer], context.positions, start, state.table
+    return kernels.extend_attention(query, key, value, *where)
+
+
+def extends(position_ids: Tensor, state: KVCache) -> bool:
+    """Whether rows may go on with several tokens each, and a kernel is made for that, which needs no mask."""
+    several = position_ids.shape[1] > 1 and not torch.is_grad_enabled()
+    return position_ids.is_cuda and several and isinstance(state, PagedKVCache) and not state.fresh
 
 
 def _attend_all(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -96,10 +96,14 @@ class PagedKVCache(KVCache):
     def where(self, position_ids: Tensor) -> Where:
         return page_of(self.table, position_ids), position_ids % PAGE
 
-    def write(self, layer: int, key: Tensor, value: Tensor, where: Where | None) -> tuple[Tensor, Tensor]:
+    def store(self, layer: int, key: Tensor, value: Tensor, where: Where | None) -> None:
+        """`write` for whoever reads pages as they lie."""
         assert where is not None
         write_pages(self.keys[layer], key, where)
         write_pages(self.values[layer], value, where)
+
+    def write(self, layer: int, key: Tensor, value: Tensor, where: Where | None) -> tuple[Tensor, Tensor]:
+        self.store(layer, key, value, where)
         if self.fresh:
             return key.transpose(1, 2), value.transpose(1, 2)
         return read_pages(self.keys[layer], self.table), read_pages(self.values[layer], self.table)

@@ -28,7 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from nlrl import kernels
-from nlrl.backbones.attention import Context, attend, context, decode_pages, decodes_pages, first_visible
+from nlrl.backbones.attention import (
+    Context,
+    attend,
+    context,
+    decode_pages,
+    decodes_pages,
+    extend_pages,
+    first_visible,
+)
 from nlrl.backbones.diff_transformer.fields import DiffTransformerFields
 from nlrl.backbones.kv_cache import KVCache
 from nlrl.backbones.network import CheckpointedLayer, Network
@@ -70,6 +78,11 @@ def differential(query: Tensor, key: Tensor, value: Tensor, lambda_: Tensor, lay
         maps = query.unflatten(2, (value.shape[2], -1, 2)).transpose(3, 4).flatten(2, 4)
         first, second = decode_pages(maps, key, value, layer, context).unflatten(1, (value.shape[2], 2, -1)).unbind(2)
         return (first.to(lambda_.dtype) - lambda_ * second.to(lambda_.dtype)).flatten(1, 2)[:, None]
+    if context.goes_on is not None:
+        maps = query.unflatten(2, (value.shape[2], -1, 2)).transpose(3, 4).flatten(2, 4)
+        both = extend_pages(maps, key, value, layer, context).unflatten(2, (value.shape[2], 2, -1))
+        first, second = both.to(lambda_.dtype).unbind(3)
+        return (first - lambda_ * second).flatten(2, 3)
     if context.state is None:
         keys, values = key.transpose(1, 2), value.transpose(1, 2)
     else:
@@ -205,7 +218,7 @@ class DiffTransformerNetwork(Network):
         turns = frequencies(self.config.head_dim, self.config.rope_parameters, x)
         shared = context(position_ids, turns, mask, state)
         if mask is not None and takes_starts(x, mask, state):
-            shared = Context(*shared[:-1], first_visible(mask))
+            shared = shared._replace(starts=first_visible(mask))
         for layer in self.layers:
             x = layer(x, shared)
         return self.norm(x)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from nlrl import kernels
 from nlrl.backbones.hymba.fields import HymbaFields
-from nlrl.backbones.hymba.places import Call, masks, spans_of, visible_in_call, write
+from nlrl.backbones.hymba.places import Call, check, masks, spans_of, visible_in_call, write
 from nlrl.backbones.hymba.prefix import MetaTokens, Prefix
 from nlrl.backbones.hymba.state import HymbaState, PagedHymbaState
 from nlrl.backbones.network import CheckpointedLayer, Network
@@ -68,7 +68,8 @@ class Shared(NamedTuple):
     sin: Tensor
     positions: Tensor
     whole: Tensor | None
-    """bool `(batch, 1, time, keys)`: what global layers see, in the order of `Seen`. None where there are `spans`."""
+    """bool `(batch, 1, time, keys)`: what global layers see, in the order of `Seen`. None where there are `spans`, and
+    where the call `decodes` or `extends`."""
     window: Tensor | None
     """The same for windowed layers."""
     spans: tuple[Tensor | None, Tensor | None] | None
@@ -77,6 +78,10 @@ class Shared(NamedTuple):
     call: Call
     prefix: Prefix
     state: HymbaState | None
+    decodes: bool
+    """One new token a row behind a state: an op of its own attends to it, which needs neither masks nor spans."""
+    extends: bool
+    """The same for several: `kernels.extend_attention`."""
 
 
 class Mamba(nn.Module):
@@ -134,10 +139,11 @@ class Attention(nn.Module):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
         self.is_global = layer in config.global_attn_idx
-        self.owns = config.kv_source[layer] == layer
-        if self.owns:
-            alike = [i for i in config.kv_layers if (i in config.global_attn_idx) == self.is_global]
-            self.index, self.index_of_kind = config.kv_layers.index(layer), alike.index(layer)
+        source = config.kv_source[layer]
+        self.owns, self.reach = source == layer, config.reach
+        self.reads_last = layer == max(i for i, other in config.kv_source.items() if other == source)
+        alike = [i for i in config.kv_layers if (i in config.global_attn_idx) == self.is_global]
+        self.index, self.index_of_kind = config.kv_layers.index(source), alike.index(source)
         kv = (self.kv_heads * self.head_dim, self.kv_heads * self.v_head_dim) if self.owns else ()
         self.sizes = (self.heads * self.head_dim, *kv)
         self.width = self.heads * self.v_head_dim
@@ -145,6 +151,8 @@ class Attention(nn.Module):
     def forward(self, parts: tuple[Tensor, ...], shared: Shared, seen: Seen | None) -> tuple[Tensor, Seen, Left]:
         """Args: parts: queries, and keys and values where the layer has its own, else `seen` holds the producer's.
         Returns: `(batch, time, width)`, what was seen, and what is left."""
+        if shared.decodes:
+            return self._decode(parts, shared, seen)
         left = Left()
         if self.owns:
             key = rotary(parts[1].unflatten(-1, (-1, self.head_dim)), shared.cos, shared.sin, interleaved=False)
@@ -155,9 +163,36 @@ class Attention(nn.Module):
         query = rotary(parts[0].unflatten(-1, (-1, self.head_dim)), shared.cos, shared.sin, interleaved=False)
         if shared.spans is not None:
             return attend_spans(query, seen, shared.spans[0 if self.is_global else 1]), seen, left
+        if shared.extends:
+            return self._extend(query, seen, shared), seen, left
         mask = shared.whole if self.is_global else shared.window
         assert mask is not None
         return attend(query, seen, mask), seen, left
+
+    def _decode(self, parts: tuple[Tensor, ...], shared: Shared, seen: Seen | None) -> tuple[Tensor, Seen, Left]:
+        """`forward` for one new token a row. What is seen is the token's own key, not yet turned, and value; what the
+        state holds of it is written by the last layer that reads there, after reading."""
+        if self.owns:
+            key, value = parts[1].unflatten(-1, (-1, self.head_dim)), parts[2].unflatten(-1, (-1, self.v_head_dim))
+            seen = Seen([key[:, 0]], [value[:, 0]])
+        assert seen is not None
+        assert shared.state is not None
+        first = shared.prefix.of(self.index)
+        new = parts[0].unflatten(-1, (-1, self.head_dim))[:, 0], seen.keys[0], seen.values[0]
+        given, extras = (*new, shared.positions[:, 0]), (*first, shared.cos, shared.sin)
+        if self.is_global:
+            y = shared.state.attend_whole(self.index_of_kind, *given, extras)
+        else:
+            y = shared.state.attend_ring(self.index_of_kind, *given, self.reach, self.reads_last, extras)
+        return y.flatten(1)[:, None], seen, Left()
+
+    def _extend(self, query: Tensor, seen: Seen, shared: Shared) -> Tensor:
+        """Several new tokens a row go on from a state, `(batch, time, width)`; the last that is seen is their own."""
+        assert shared.state is not None
+        own = seen.keys[-1].transpose(1, 2), seen.values[-1].transpose(1, 2)
+        reach = None if self.is_global else self.reach
+        first = shared.prefix.of(self.index)
+        return shared.state.extend(self.index_of_kind, query, *own, shared.call, reach, first).flatten(2)
 
     def _seen(self, key: Tensor, value: Tensor, shared: Shared) -> Seen:
         """Meta tokens, what the state holds, and the call's own tokens, which global layers write into the state first;
@@ -166,11 +201,12 @@ class Attention(nn.Module):
         seen, prefix, state, i = Seen([], []), shared.prefix, shared.state, self.index_of_kind
         if prefix.keys is not None and prefix.values is not None:
             seen.add(prefix.keys[self.index][None], prefix.values[self.index][None])
-        if state is not None and self.is_global and shared.spans is None:
+        masked = shared.spans is None and not shared.extends
+        if state is not None and self.is_global and masked:
             key, value = state.write_whole(i, key, value, shared.call)
         elif state is not None and self.is_global:
             state.keep_whole(i, key, value, shared.call)
-        elif state is not None and shared.spans is None:
+        elif state is not None and masked:
             seen.add(state.ring_keys[i], state.ring_values[i])
         seen.add(key, value)
         return seen
@@ -199,28 +235,10 @@ def attend(query: Tensor, seen: Seen, mask: Tensor) -> Tensor:
         mask: bool `(batch, 1, time, keys)`, True = may attend.
     Returns: `(batch, time, heads * v_head_dim)`.
     """
-    if query.shape[1] == 1:
-        return _attend_one(query, seen, mask)
     keys, values = (
         torch.cat([part.to(query.dtype).expand(len(query), -1, -1, -1) for part in parts], 2) for parts in seen
     )
     return masked_attention(query.transpose(1, 2), keys, values, mask).transpose(1, 2).flatten(2)
-
-
-def _attend_one(query: Tensor, seen: Seen, mask: Tensor) -> Tensor:
-    """One new token a row: no key is copied, neither to the rows (meta tokens) nor to a group's heads."""
-    q = query[:, 0].unflatten(1, (seen.keys[0].shape[1], -1)) * query.shape[-1] ** -0.5
-    one, many = ("kmd", "bkmd")
-    forms = [one if len(keys) == 1 else many for keys in seen.keys]
-    keys, values = ([part[0] if len(part) == 1 else part for part in parts] for parts in seen)
-    scores = [torch.einsum(f"bkgd,{form}->bkgm", q, part.to(q.dtype)) for form, part in zip(forms, keys, strict=True)]
-    joined = torch.cat(scores, -1)
-    wide = torch.promote_types(joined.dtype, torch.float32)
-    weights = joined.to(wide).masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
-    parts = weights.split([part.shape[-1] for part in scores], -1)
-    met = zip(parts, forms, values, strict=True)
-    y = [torch.einsum(f"bkgm,{form}->bkgd", weight, value.to(q.dtype)) for weight, form, value in met]
-    return torch.stack(y).sum(0).flatten(1)[:, None]
 
 
 class Mixer(nn.Module):
@@ -251,8 +269,10 @@ class Mixer(nn.Module):
         if self.mamba is not None:
             y, window, ssm = self.mamba(parts[-2], parts[-1], shared)
             left = left._replace(conv=window, ssm=ssm)
-        fused = (self.attention_norm(a) + self.mamba_norm(y)) / 2 if self.averages else y if a is None else a
-        return self.out_proj(fused), seen, left
+        if self.averages:
+            weights = self.attention_norm.weight, self.mamba_norm.weight
+            return self.out_proj(kernels.dual_norm(a, y, *weights, self.attention_norm.eps)), seen, left
+        return self.out_proj(y if a is None else a), seen, left
 
     def keep(self, left: Left, state: HymbaState, call: Call) -> None:
         """Writes what a call leaves into the state (global layers have written their keys and values already)."""
@@ -280,10 +300,21 @@ class Layer(CheckpointedLayer):
         self.mlp_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, shared: Shared, seen: Seen | None) -> tuple[Tensor, Seen | None, Left]:
-        y, seen, left = self.mixer(self.mixer_norm(x), shared, seen)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), seen, left
+    def forward(
+        self, x: Tensor, added: Tensor | None, shared: Shared, seen: Seen | None
+    ) -> tuple[Tensor, Tensor, Seen | None, Left]:
+        """Takes and returns the residual stream with its last addend apart, which the norm behind it adds."""
+        u, x = add_and_norm(x, added, self.mixer_norm)
+        y, seen, left = self.mixer(u, shared, seen)
+        g, x = add_and_norm(x, y, self.mlp_norm)
+        return x, self.mlp(g), seen, left
+
+
+def add_and_norm(x: Tensor, added: Tensor | None, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
+    """The norm of a sum, and the sum."""
+    if added is None:
+        return norm(x), x
+    return kernels.rms_norm(added, norm.weight, norm.eps, x)  # pyright: ignore
 
 
 def steps_alone(x: Tensor, state: HymbaState | None) -> bool:
@@ -294,6 +325,11 @@ def steps_alone(x: Tensor, state: HymbaState | None) -> bool:
 def takes_spans(x: Tensor, state: HymbaState | None) -> bool:
     """Whether a call's tokens see nothing but the meta tokens and each other, and a kernel is made for that."""
     return x.is_cuda and x.shape[1] > 1 and (state is None or state.fresh)
+
+
+def goes_on(x: Tensor, state: HymbaState | None) -> bool:
+    """Whether a call is several new tokens a row on top of a state, and a kernel is made for that."""
+    return x.is_cuda and x.shape[1] > 1 and state is not None and not state.fresh and not torch.is_grad_enabled()
 
 
 class HymbaNetwork(Network):
@@ -321,10 +357,10 @@ class HymbaNetwork(Network):
             prefix = state.prefix
         x = self.embed_tokens(input_ids)
         shared = self._shared(x, position_ids, mask, state, prefix)
-        x, left = self._run(x, shared, keeps=state is not None)
+        x, added, left = self._run(x, shared, keeps=state is not None)
         for layer, one in zip(self.layers, left, strict=False):
             layer.mixer.keep(one, state, shared.call)  # pyright: ignore
-        return self.norm(x)
+        return add_and_norm(x, added, self.norm)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
@@ -355,7 +391,7 @@ class HymbaNetwork(Network):
         seen_all = visible_in_call(positions)
         spans = None if shared.spans is None else (None, None)
         shared = shared._replace(positions=positions, whole=seen_all, window=seen_all, spans=spans)
-        left = self._run(x, shared, keeps=True)[1]
+        left = self._run(x, shared, keeps=True)[2]
 
         def stacked(field: str) -> Tensor | None:
             parts = [getattr(one, field)[0] for one in left if getattr(one, field) is not None]
@@ -363,21 +399,25 @@ class HymbaNetwork(Network):
 
         return Prefix(*map(stacked, ("key", "value", "conv", "ssm")))
 
-    def _run(self, x: Tensor, shared: Shared, keeps: bool) -> tuple[Tensor, list[Left]]:
-        """All layers; and, if asked for, what each leaves (gradient checkpointing would otherwise save little)."""
-        seen, left = None, []
+    def _run(self, x: Tensor, shared: Shared, keeps: bool) -> tuple[Tensor, Tensor | None, list[Left]]:
+        """All layers, as `Layer` returns them; and, if asked for, what each leaves (gradient checkpointing would
+        otherwise save little)."""
+        added, seen, left = None, None, []
         for layer in self.layers:
-            x, seen, one = layer(x, shared, seen)
+            x, added, seen, one = layer(x, added, shared, seen)
             left += [one] if keeps else []
-        return x, left
+        return x, added, left
 
     def _shared(self, x: Tensor, position_ids: Tensor, mask, state: HymbaState | None, prefix: Prefix) -> Shared:
         c, call = self.config, Call.of(position_ids)
         turns = frequencies(c.head_dim, {"rope_theta": c.rope_base}, x)
         cos, sin = angles(position_ids + c.num_memory_tokens, turns)
         spans, whole, window = None, None, None
-        if takes_spans(x, state):
+        decodes, extends = state is not None and x.shape[1] == 1, goes_on(x, state)
+        if decodes or extends:
+            check(mask, state)
+        elif takes_spans(x, state):
             spans = spans_of(call, mask, c.reach)
         else:
             whole, window = masks(call, mask, state, c.reach, c.num_memory_tokens)
-        return Shared(cos, sin, position_ids, whole, window, spans, call, prefix, state)
+        return Shared(cos, sin, position_ids, whole, window, spans, call, prefix, state, decodes, extends)

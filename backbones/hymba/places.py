@@ -32,6 +32,8 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, positions: Tensor) -> Call:
+        if positions.shape[1] == 1:
+            return cls(positions, positions.clamp_min(0), torch.zeros_like(positions), positions)
         real = positions >= 0
         offset = real.long().argmax(1, keepdim=True)
         start = positions.gather(1, offset).clamp_min(0)
@@ -63,8 +65,7 @@ def masks(call: Call, mask: Tensor | None, state: HymbaState | None, reach: int,
     Raises:
         ValueError: both a mask and a state.
     """
-    if mask is not None and state is not None:
-        raise ValueError("a decode state takes no mask: positions say what a token may attend to")
+    check(mask, state)
     whole = visible_in_call(call.positions) if mask is None else mask
     window = whole & within(call.positions, call.positions, reach)
     if state is not None:
@@ -74,6 +75,12 @@ def masks(call: Call, mask: Tensor | None, state: HymbaState | None, reach: int,
         ring = (held >= 0)[:, None, None] & within(call.positions, held, reach)
         window = torch.cat((ring, window), -1)
     return F.pad(whole, (meta, 0), value=True), F.pad(window, (meta, 0), value=True)
+
+
+def check(mask: Tensor | None, state: HymbaState | None) -> None:
+    """Raises: ValueError: both a mask and a state."""
+    if mask is not None and state is not None:
+        raise ValueError("a decode state takes no mask: positions say what a token may attend to")
 
 
 def spans_of(call: Call, mask: Tensor | None, reach: int) -> tuple[Tensor, Tensor]:
@@ -100,12 +107,6 @@ def write(cache: Tensor, new: Tensor, call: Call) -> None:
         cache: `(batch, kv_heads, slots, width)`; new: `(batch, kv_heads, time, width)`.
     """
     new, slots = new.to(cache.dtype), cache.shape[2]
-    if new.shape[2] == 1:
-        rows = torch.arange(len(new), device=new.device)
-        slot = call.positions[:, 0] % slots
-        old = cache[rows, :, slot]
-        cache[rows, :, slot] = torch.where((call.positions >= 0)[..., None], new[:, :, 0], old)
-        return
     held = held_positions(slots, call.end)
     place = (held - call.start + call.offset).clamp(0, new.shape[2] - 1)
     taken = new.gather(2, place[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3]))

@@ -27,6 +27,10 @@ class Prefix:
     ssm: Tensor | None = None
     """`(Mamba layers, d_inner, d_state)`, float32 at least."""
 
+    def of(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Keys and values of one of the layers that keep any, `(kv_heads, meta, width)`."""
+        return (None, None) if self.keys is None or self.values is None else (self.keys[layer], self.values[layer])
+
     def take(self, source: Prefix) -> None:
         """Takes over another's numbers, in place."""
         for field in fields(self):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nlrl import kernels
 from nlrl.backbones.decode_state import Axes, DecodeState
 from nlrl.backbones.hymba.fields import HymbaFields
 from nlrl.backbones.hymba.places import Call, write
@@ -97,6 +98,33 @@ class HymbaState(DecodeState):
         self.keep_whole(i, key, value, call)
         return self.whole_keys[i], self.whole_values[i]
 
+    def attend_whole(self, i: int, query, key, value, positions: Tensor, extras: tuple[Tensor | None, ...]) -> Tensor:
+        """One new token a row attends to all of its text in the i-th global layer that keeps any, and is stored there.
+        Arguments and result as in `kernels.ring_attention`; extras: its last four."""
+        where = self.whole_keys[i], self.whole_values[i]
+        return kernels.ring_attention(query, key, value, *where, positions, self.whole_slots, True, *extras)
+
+    def attend_ring(
+        self, i: int, query, key, value, positions: Tensor, reach: int, writes: bool, extras: tuple[Tensor | None, ...]
+    ) -> Tensor:
+        """The same in the i-th windowed layer that keeps any."""
+        where = self.ring_keys[i], self.ring_values[i]
+        return kernels.ring_attention(query, key, value, *where, positions, reach, writes, *extras)
+
+    def extend(self, i: int, query, key, value, call: Call, reach: int | None, prefix) -> Tensor:
+        """Several new tokens a row attend to what the i-th layer of its kind held before them, and to each other.
+
+        Args: query, key, value, prefix, and the result: as in `kernels.extend_attention`. reach: of a windowed layer;
+            None: a global one.
+        """
+        held = self._older_whole(i) if reach is None else (self.ring_keys[i], self.ring_values[i], None)
+        where = *held[:2], call.positions, call.start[:, 0], held[2]
+        return kernels.extend_attention(query, key, value, *where, reach, *prefix)
+
+    def _older_whole(self, i: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values of the i-th global layer that keeps any, and where its rows' pages are, if there are."""
+        return self.whole_keys[i], self.whole_values[i], None
+
     @property
     def prefix(self) -> Prefix:
         return Prefix(self.meta_keys, self.meta_values, self.meta_conv, self.meta_ssm)
@@ -152,6 +180,13 @@ class PagedHymbaState(HymbaState):
     def write_whole(self, i: int, key: Tensor, value: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         self.keep_whole(i, key, value, call)
         return read_pages(self.whole_keys[i], self.table), read_pages(self.whole_values[i], self.table)
+
+    def attend_whole(self, i: int, query, key, value, positions: Tensor, extras: tuple[Tensor | None, ...]) -> Tensor:
+        where = self.whole_keys[i], self.whole_values[i], self.table
+        return kernels.paged_attention(query, key, value, *where, positions, None, *extras)
+
+    def _older_whole(self, i: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.whole_keys[i], self.whole_values[i], self.table
 
     def view(self, rows: slice, length: int) -> PagedHymbaState:
         seen = super().view(rows, length)

@@ -60,7 +60,7 @@ def as_on_a_device(monkeypatch):
     monkeypatch.setattr("nlrl.backbones.hymba.network.takes_spans", lambda x, state: True)
     rule = "nlrl.backbones.diff_transformer.network.takes_starts"
     monkeypatch.setattr(rule, lambda x, mask, state: mask is not None)
-    monkeypatch.setattr(Op, "_choose", lambda op, tensor: op.node or op.compiled)
+    monkeypatch.setattr(Op, "_choose", lambda op, args, named: op.node or op.compiled)
     torch._dynamo.reset()
 
 
@@ -83,7 +83,7 @@ def test_a_compiled_step_calls_the_node_without_a_break_and_gives_the_same(name,
     torch.manual_seed(0)
     model, graphs = make().train(), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Op, "_choose", lambda op, tensor: op.reference)
+        patch.setattr(Op, "_choose", lambda op, args, named: op.reference)
         expected = results(target_loss, model, bf16)
 
     def keep(graph, given):
