@@ -24,11 +24,19 @@ class GPIConfig(Section):
     """K: look-aheads from each candidate."""
     policy: str = "random"
     """Who moves in look-aheads after the candidate's move; named as opponents are."""
+    following: int = Field(default=0, ge=0)
+    """How many of the K go on by the plans of the sweep before instead, from the second sweep on; the paper's: none."""
     plans: int = Field(default=4, gt=0)
-    """Choices made for each state, each from look-aheads of its own: a walk that comes back to a state goes on with the
-    next, so that it does not go round in circles."""
+    """Choices made for each state, each from look-aheads of its own: a walk leaves a state as most of them would, and
+    if it comes back, by one after the other, so that it does not go round in circles."""
     repeats: int = Field(default=3, gt=0)
     """Times that all of it is done, with other look-aheads; the evaluation walks from every start in each."""
+
+    @model_validator(mode="after")
+    def _following_some(self) -> Self:
+        if self.following > self.variations:
+            raise ValueError(f"following ({self.following}) counts among the variations ({self.variations})")
+        return self
 
 
 class ValueTDConfig(Section):

@@ -3,7 +3,7 @@ moves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from nlrl.agents.corpus.states import states_by_ply
@@ -11,7 +11,7 @@ from nlrl.agents.language import language_of
 from nlrl.envs.game import Game
 from nlrl.envs.random import Rng
 from nlrl.orchestration.exact import best_return, optimal_values
-from nlrl.orchestration.players import NONE, Play, move_or_forfeit
+from nlrl.orchestration.players import NONE, Play
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages import sweep
@@ -32,7 +32,7 @@ def run_walks(session: Session, iteration: int) -> dict[str, Any]:
         for index, start in enumerate(game.initial_states()):
             rng = Rng(session.seed("walk", iteration, repeat, index))
             walk = Play(start, 0, NONE, rng)
-            follow(game, walk, repeat, plans)
+            sweep.walk_on(game, walk, repeat, plans)
             key = record_key("walk", session.config.name, session.config.seed, iteration, repeat, index)
             records.append(play_record(game, key, start, walk) | {"repeat": repeat})
     with stage.writer("walks") as writer:
@@ -44,16 +44,6 @@ def run_walks(session: Session, iteration: int) -> dict[str, Any]:
         "texts": sweep_metrics(session, iteration),
     }
     return stage.commit(metrics)["metrics"]
-
-
-def follow(game: Game[Any], walk: Play, repeat: int, plans: Mapping[tuple[int, Any], Sequence[sweep.Known]]) -> None:
-    """Walks to the end, each time by the next plan of the state."""
-    visits: dict[Any, int] = {}
-    while not walk.is_over(game):
-        choices = plans[repeat, walk.state]
-        number = visits.get(walk.state, 0)
-        visits[walk.state] = number + 1
-        move_or_forfeit(game, walk, choices[number % len(choices)].action)
 
 
 def references(game: Game[Any]) -> dict[str, float]:

@@ -3,27 +3,34 @@ state, and nothing is trained.
 
 1. In each state and for each action, K look-aheads of N moves are played by a fixed policy; V says what it thinks of
    where each ends, d retells it, G2 joins both, G1 merges the K, and I chooses among the actions.
-2. A *plan* is one such choice. Each state has several, from look-aheads of their own; a walk that comes back to a state
-   goes on with the next. All plans of a sweep are made together, one batch a role, equal prompts asked once.
+2. A *plan* is one such choice. Each state has several, from look-aheads of their own; a walk leaves a state as most of
+   them would, and if it comes back, goes on with one after the other. All plans of a sweep are made together, one batch
+   a role, equal prompts asked once.
 3. In the first sweep the model itself is V. In later ones V of a state is the text of the action that was chosen there:
    value iteration in texts, which a model that knows no values can do, too. One sweep is the paper's algorithm.
+4. `gpi.following` of the K look-aheads of later sweeps go on by the plans of the sweep before, as policy iteration
+   does: what a plan is worth is what the next one must beat, where random moves must find it anew each time.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nlrl.agents.corpus.states import states_by_ply
 from nlrl.agents.roles import GAME_OVER, CandidatesInput, Evaluation, SamplesInput, StateInput
+from nlrl.envs.game import Game
 from nlrl.envs.random import Rng
+from nlrl.orchestration.lines import kept
+from nlrl.orchestration.players import NONE, Play, move_or_forfeit
 from nlrl.orchestration.progress import progress
 from nlrl.orchestration.records import record_key
 from nlrl.orchestration.session import Session
 from nlrl.orchestration.stages.opinions import nearest_to_mean
 from nlrl.orchestration.stages.outlooks import Ahead, ahead_of, ask_once, fuse, text_of, without_leaks
 from nlrl.orchestration.stages.rollout import chunks
-from nlrl.orchestration.worker import ContinuationTask, LookAheadJob
+from nlrl.orchestration.worker import Continuation, ContinuationTask, LookAheadJob
 
 NAME = "improvement"
 PLANS_AT_ONCE = 256
@@ -46,18 +53,22 @@ class Known(NamedTuple):
     value: Evaluation | None
 
 
+Before = Mapping[tuple[int, Any], Sequence[Known]]
+"""(repeat, state) -> the plans of the sweep before; empty in the first."""
+
+
 def run_sweep(session: Session, iteration: int) -> None:
     """Makes every plan of an iteration and commits them."""
     stage = session.folder.stage(iteration, NAME)
     if stage.is_committed():
         return
-    plans, values = list(all_plans(session, iteration)), known_values(session, iteration - 1)
+    plans, before = list(all_plans(session, iteration)), plans_made(session, iteration - 1) if iteration > 1 else {}
     owed = set(stage.owed(plan.key for plan in plans))
     waiting = [plan for plan in plans if plan.key in owed]
     with stage.writer("choices") as writer, progress(f"iteration {iteration}: sweep", len(plans)) as bar:
         bar.advance(len(plans) - len(waiting))
         for group in chunks(waiting, PLANS_AT_ONCE):
-            writer.write_many(_made(session, iteration, group, values))
+            writer.write_many(_made(session, iteration, group, before))
             writer.flush()
             bar.advance(len(group))
     records = list(stage.records())
@@ -82,11 +93,10 @@ def all_plans(session: Session, iteration: int) -> Iterator[Plan]:
                     yield Plan(record_key("plan", config.name, config.seed, *names), repeat, number, state)
 
 
-def known_values(session: Session, iteration: int) -> dict[tuple[int, Any], str]:
+def known_values(before: Before) -> dict[tuple[int, Any], str]:
     """(repeat, state) -> its text after a sweep: of the chosen action, by the plan whose verdict is nearest to the mean
-    of the plans'. Empty before the first."""
-    found = plans_made(session, iteration) if iteration else {}
-    said = {place: [plan.value for plan in plans if plan.value] for place, plans in found.items()}
+    of the plans'."""
+    said = {place: [plan.value for plan in plans if plan.value] for place, plans in before.items()}
     return {place: spoken.text for place, texts in said.items() if (spoken := nearest_to_mean(texts))}
 
 
@@ -101,13 +111,13 @@ def plans_made(session: Session, iteration: int) -> dict[tuple[int, Any], list[K
     return {place: [known for _, known in sorted(plans, key=lambda p: p[0])] for place, plans in found.items()}
 
 
-def _made(
-    session: Session, iteration: int, plans: Sequence[Plan], values: Mapping[tuple[int, Any], str]
-) -> list[dict[str, Any]]:
+def _made(session: Session, iteration: int, plans: Sequence[Plan], before: Before) -> list[dict[str, Any]]:
     pairs = [(plan, action) for plan in plans for action in session.game.legal_actions(plan.state)]
-    aheads = _look_ahead(session, pairs)
+    followed = [_followed(session, plan, action, before) for plan, action in pairs]
+    drawn = _look_ahead(session, pairs, session.config.gpi.variations - max(map(len, followed), default=0))
+    aheads = [[*one, *other] for one, other in zip(followed, drawn, strict=True)]
     found = [(plan, one) for (plan, _), ones in zip(pairs, aheads, strict=True) for one in ones]
-    texts = iter(_joined(session, found, values))
+    texts = iter(_joined(session, found, known_values(before)))
     inputs = [
         SamplesInput(plan.state, action, tuple(next(texts) for _ in ones), "outlooks")
         for (plan, action), ones in zip(pairs, aheads, strict=True)
@@ -119,11 +129,47 @@ def _made(
     return _chosen(session, iteration, said)
 
 
-def _look_ahead(session: Session, pairs: Sequence[tuple[Plan, int]]) -> list[list[Ahead]]:
+def _followed(session: Session, plan: Plan, action: int, before: Before) -> list[Ahead]:
+    """Look-aheads that go on by the plans of the sweep before, each from another plan of every state on."""
+    if not before:
+        return []
+    game, found = session.game, []
+    for number in range(session.config.gpi.following):
+        play = Play(plan.state, 0, NONE, Rng(session.seed("following", plan.key, action, number)))
+        move_or_forfeit(game, play, action)
+        walk_on(game, play, plan.repeat, before, session.config.gpi.lookahead, plan.number + number)
+        result = play.result(game) if play.is_over(game) else None
+        end = play.state if result is None else None
+        ahead = Continuation(tuple(play.actions), result, end, outcomes=kept(play.outcomes))
+        found.append(ahead_of(game, plan.state, ahead))
+    return found
+
+
+def walk_on(
+    game: Game[Any], walk: Play, repeat: int, plans: Before, longest: int | None = None, first: int | None = None
+) -> None:
+    """Walks by plans, to the end of the game or up to so many moves in all: each time by the next plan of a state.
+
+    Args:
+        first: number of the plan that a state is left by at first; by default as most of its plans would.
+    """
+    visits: dict[Any, int] = {}
+    while not walk.is_over(game) and (longest is None or len(walk.actions) < longest):
+        actions = [plan.action for plan in plans[repeat, walk.state]]
+        visit = visits.get(walk.state, 0)
+        visits[walk.state] = visit + 1
+        if first is None:
+            actions.insert(0, Counter(actions).most_common(1)[0][0])
+        move_or_forfeit(game, walk, actions[((first or 0) + visit) % len(actions)])
+
+
+def _look_ahead(session: Session, pairs: Sequence[tuple[Plan, int]], count: int) -> list[list[Ahead]]:
+    """`count` of each by `gpi.policy`."""
+    if not count:
+        return [[] for _ in pairs]
     config, game = session.config.gpi, session.game
     tasks = [
-        ContinuationTask(plan.state, 0, action, config.variations, session.seed("gpi", plan.key, action))
-        for plan, action in pairs
+        ContinuationTask(plan.state, 0, action, count, session.seed("gpi", plan.key, action)) for plan, action in pairs
     ]
     jobs = [
         LookAheadJob(config.policy, part, config.lookahead)

@@ -9,11 +9,14 @@ import pytest
 
 from nlrl.envs import make_from_spec
 from nlrl.envs.oracle import oracle_for
+from nlrl.envs.random import Rng
 from nlrl.errors import NLRLError
 from nlrl.orchestration.checks import check
 from nlrl.orchestration.loop import run
+from nlrl.orchestration.players import Play
 from nlrl.orchestration.report import headline, report
 from nlrl.orchestration.run_folder import RunFolder, verify
+from nlrl.orchestration.stages import sweep
 from nlrl.orchestration.stages.planned_walks import references, run_walks
 from nlrl.orchestration.stages.sweep import plans_made, run_sweep
 from nlrl.testing.by_game_rules import GameRuleModel
@@ -105,6 +108,57 @@ def test_a_later_sweep_asks_what_was_said_and_not_the_model(watched_maze):
     assert {text for text in successors if text != "the game is over."} <= said
 
 
+@pytest.mark.parametrize("following", [0, 2, 3])
+def test_look_aheads_follow_the_plans_of_the_sweep_before(session, monkeypatch, following):
+    one, fuse, found = session(**on(MAZE, following=following, lookahead=4)), sweep.fuse, []
+    monkeypatch.setattr(sweep, "fuse", lambda at, aheads, ends: (found.extend(aheads), fuse(at, aheads, ends))[1])
+    run_sweep(one, 1)
+    drawn, plans = len(found), plans_made(one, 1)
+    run_sweep(one, 2)
+    choices: dict = {}
+    for (_, state), made in plans.items():
+        choices.setdefault(state, set()).update(plan.action for plan in made)
+    lines = [ahead.line for ahead in found[drawn:]]
+    assert len(lines) == drawn
+    planned = [
+        all(a in choices[s] for s, a in list(zip(line.states, line.actions, strict=False))[1:]) for line in lines
+    ]
+    followed = [at % 3 < following for at in range(drawn)]
+    assert all(is_planned for is_planned, follows in zip(planned, followed, strict=True) if follows)
+    assert all(planned) == (following == 3), "the others are random"
+
+
+def test_plans_that_are_followed_are_walked_by_turns(session):
+    """Two plans of a state that bump into a wall: a look-ahead that comes back tries the other one."""
+    one = session(**on(MAZE))
+    start = one.game.initial_states()[0]
+    bumps = [action for action in one.game.legal_actions(start) if one.game.apply(start, action).state == start]
+    plans = {(0, start): [sweep.Known(action, None) for action in bumps]}
+    walks = []
+    for first in (0, 1):
+        walk = Play(start, 0, "none", Rng(0))
+        sweep.walk_on(one.game, walk, 0, plans, longest=3, first=first)
+        walks.append(walk.actions)
+    turns = [bumps[i % len(bumps)] for i in range(4)]
+    assert walks == [turns[:3], turns[1:]]
+
+
+def test_a_walk_leaves_a_state_as_most_of_its_plans_would(session):
+    one = session(**on(MAZE))
+    start = one.game.initial_states()[0]
+    bumps = [action for action in one.game.legal_actions(start) if one.game.apply(start, action).state == start]
+    rare, frequent = bumps[:2]
+    plans = {(0, start): [sweep.Known(action, None) for action in (rare, frequent, frequent)]}
+    walk = Play(start, 0, "none", Rng(0))
+    sweep.walk_on(one.game, walk, 0, plans, longest=5)
+    assert walk.actions == [frequent, rare, frequent, frequent, frequent]
+
+
+def test_more_that_follow_than_there_are_is_refused(session):
+    with pytest.raises(NLRLError, match="following"):
+        session(**on(MAZE, following=4))
+
+
 def test_nothing_is_trained_and_evidence_is_not_cited(session):
     one = session(**on(MAZE))
     run_sweep(one, 1)
@@ -127,8 +181,8 @@ def test_walks_start_everywhere_in_every_repeat_and_follow_the_plans(session):
     for record in walks:
         state, visits, total = game.parse_text(record["start"]), Counter(), 0.0
         for action in record["actions"]:
-            choices = plans[record["repeat"], state]
-            assert action == choices[visits[state] % 2].action
+            choices = [plan.action for plan in plans[record["repeat"], state]]
+            assert action == [choices[0], *choices][visits[state] % 3], "of two plans none is the more frequent one"
             visits[state] += 1
             step = game.apply(state, action)
             state, total = step.state, total + step.rewards[0]
