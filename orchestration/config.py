@@ -50,6 +50,9 @@ class RolloutConfig(Section):
     to be greedy; in the first iteration the untrained base."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the policy in games."""
+    explore: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the policy's turns on which a uniformly random legal move is played and none asked for: states behind
+    moves that the policy has given up are met, and so evaluated and improved, too."""
     samples_per_state: int = Field(default=8, gt=0)
     """Answers sampled for a state; games that meet the state draw among them, so an identical prompt is answered
     once."""
@@ -78,6 +81,10 @@ class TargetConfig(Section):
     all that games were played against, and the text nearest to the weighted mean speaks for them."""
     continuations: int = Field(default=8, ge=1, le=9)
     """K: samples that one G1 prompt merges."""
+    horizon: Literal["full", "uniform"] = "full"
+    """mc: how many moves a game has that is played on. full: the longest game's. uniform: between 1 and those, each as
+    likely, and then it is cut; what arrives sooner arrives more often, so detours cost something where the rules take
+    nothing for a move."""
     lookahead: int = Field(default=2, ge=1)
     """td, lambda and v: moves played before the critic evaluates, whoever makes them."""
     actions: Literal["legal", "visited"] = "legal"
@@ -95,6 +102,8 @@ class TargetConfig(Section):
     def _bounds(self) -> Self:
         if self.texts_min > self.texts_max:
             raise ValueError(f"texts_min ({self.texts_min}) must not exceed texts_max ({self.texts_max})")
+        if self.horizon != "full" and (self.kind != "mc" or self.value != "q"):
+            raise ValueError(f"horizon {self.horizon} needs games played to their ends: kind = 'mc' and value = 'q'")
         return self
 
 
@@ -196,6 +205,10 @@ MethodName = Literal[
 ]
 
 
+OWN_GAMES = ("rejection_sampling", "grpo", "ppo", "dpo", "tabular")
+"""Methods for which the games of the rollout are the evidence; the others play on from their positions."""
+
+
 class RunConfig(Section):
     """A run: a game, a model, and a method that makes an agent of it."""
 
@@ -245,6 +258,12 @@ class RunConfig(Section):
     """Of a run whose `out` is a URL."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     """Where metrics go besides the run folder."""
+
+    @model_validator(mode="after")
+    def _exploration(self) -> Self:
+        if self.rollout.explore and self.method in OWN_GAMES:
+            raise ValueError(f"rollout.explore must be 0: {self.method} learns from how its own games ended")
+        return self
 
     @field_validator("out", mode="before")
     @classmethod

@@ -96,7 +96,7 @@ def _evaluations(session: Session, iteration: int, found: list[Probe]) -> dict[t
     pairs = [(probe.state, action) for probe in found for action in game.legal_actions(probe.state)]
     exact, opponents = {}, session.exact_opposition()
     if iteration and opponents is not None:
-        exact = action_values(game, read_table(session, iteration), opponents, pairs)
+        exact = action_values(game, read_table(session, iteration), opponents, pairs, session.config.targets.horizon)
     said = evaluate_moves(session, pairs)
     return {
         pair: {

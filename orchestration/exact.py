@@ -233,12 +233,20 @@ def _worst_after(game: Game[Any], table: Table, seat: int, state: Any, action: i
 
 
 def action_values(
-    game: Game[Any], table: Table, opponents: Sequence[Opponent | None], pairs: Iterable[tuple[Any, int]]
+    game: Game[Any],
+    table: Table,
+    opponents: Sequence[Opponent | None],
+    pairs: Iterable[tuple[Any, int]],
+    horizon: str = "full",
 ) -> dict[tuple[Any, int], float]:
     """Exact Q^pi of the agent for given (state, action) where it is to move, mean over the opponents (each drawn
-    per game), on the scale of verdicts (`GameLanguage.score`). With one player there are no opponents."""
+    per game), on the scale of verdicts (`GameLanguage.score`). With one player there are no opponents.
+
+    Args:
+        horizon: how long the walks of one player are, as `targets.horizon`.
+    """
     if game.num_players == 1:
-        return _walk_values(game, table, list(pairs))
+        return _walk_values(game, table, list(pairs), horizon)
     by_seat: dict[int, list[tuple[Any, int]]] = {}
     for state, action in pairs:
         by_seat.setdefault(game.current_player(state), []).append((state, action))
@@ -252,9 +260,11 @@ def action_values(
     return values
 
 
-def _walk_values(game: Game[Any], table: Table, pairs: Sequence[tuple[Any, int]]) -> dict[tuple[Any, int], float]:
+def _walk_values(
+    game: Game[Any], table: Table, pairs: Sequence[tuple[Any, int]], horizon: str
+) -> dict[tuple[Any, int], float]:
     starts = [after for state, action in pairs for after in successors(game, state, action)]
-    walks = ExactWalks(game, language_of(game), table, starts)
+    walks = ExactWalks(game, language_of(game), table, starts, horizon)
     return {pair: walks.after(*pair) for pair in pairs}
 
 

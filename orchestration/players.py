@@ -5,9 +5,10 @@
    key alone, and an identical prompt is answered once.
 2. `play` moves all games forward in lock-step: one batch to each kind of player a turn.
 3. A policy, or an opponent that speaks, forfeits where it gives no legal answer after its retries, unless the rules
-   say what that costs (`Game.invalid_step`). Nothing is ever replaced by a random move.
+   say what that costs (`Game.invalid_step`). No answer is ever replaced by a random move; on turns on which a game
+   explores (`rollout.explore`) none is asked for, and its record names them.
 4. A game that its rules do not end is cut after `Game.max_length` moves. One that is played on from somewhere has all
-   of them again, as if it began there: prompts do not tell how many are left.
+   of them again, as if it began there: prompts do not tell how many are left. `targets.horizon` may give it fewer.
 """
 
 from __future__ import annotations
@@ -125,6 +126,12 @@ class Play:
     ply: int = 0
     longest: int | None = None
     """Stop on the policy's first turn after so many moves, if the game is not over before."""
+    horizon: int | None = None
+    """After how many moves it is cut; None: after the longest game's."""
+    explore: float = 0.0
+    """Share of the policy's turns on which a random move is played, unasked."""
+    explored: list[int] = field(default_factory=list)
+    """Indices into `actions` of those moves."""
     actions: list[int] = field(default_factory=list)
     outcomes: list[int | None] = field(default_factory=list)
     """Of each action, which of its outcomes chance chose, if it had a choice; see `nlrl.orchestration.lines`."""
@@ -138,7 +145,12 @@ class Play:
 
     def is_over(self, game: Game[Any]) -> bool:
         """Whether it has ended: by the rules, by a forfeit, or because it is cut."""
-        return self.forfeited_by is not None or game.is_terminal(self.state) or len(self.actions) >= game.max_length
+        longest = game.max_length if self.horizon is None else self.horizon
+        return self.forfeited_by is not None or game.is_terminal(self.state) or len(self.actions) >= longest
+
+    def is_cut(self, game: Game[Any]) -> bool:
+        """Whether it is over because it has no moves left."""
+        return self.is_over(game) and self.forfeited_by is None and not game.is_terminal(self.state)
 
     def result(self, game: Game[Any]) -> str:
         """One of `RESULTS`, for the policy under study (an opponent's forfeit is a win)."""
@@ -151,8 +163,7 @@ class Play:
 
     def total(self, game: Game[Any]) -> float:
         """The return of a game that is over, for the policy under study."""
-        cut = self.forfeited_by is None and not game.is_terminal(self.state)
-        return self.paid + (game.truncation_reward if cut else 0.0)
+        return self.paid + (game.truncation_reward if self.is_cut(game) else 0.0)
 
 
 def play(
@@ -173,7 +184,9 @@ def play(
     while waiting:
         ours, others = [], {}
         for p in waiting:
-            if game.current_player(p.state) == p.seat or p.opponent == SELF:
+            if _explores(game, p):
+                _explore(game, p)
+            elif game.current_player(p.state) == p.seat or p.opponent == SELF:
                 ours.append(p)
             else:
                 others.setdefault(p.opponent, []).append(p)
@@ -183,6 +196,15 @@ def play(
             for p, move in zip(group, moves, strict=True):
                 move_or_forfeit(game, p, move)
         waiting = [p for p in waiting if goes_on(p)]
+
+
+def _explores(game: Game[Any], p: Play) -> bool:
+    return p.explore > 0 and game.current_player(p.state) == p.seat and p.rng.random() < p.explore
+
+
+def _explore(game: Game[Any], p: Play) -> None:
+    p.explored.append(len(p.actions))
+    move_or_forfeit(game, p, p.rng.choice(game.legal_actions(p.state)))
 
 
 def _policy_turn(game: Game[Any], plays: Sequence[Play], pool: PolicyPool, keep_replies: bool) -> None:

@@ -277,15 +277,15 @@ def exact_values(session: Session, iteration: int, pairs: Sequence[Pair]) -> tup
 
 
 def _exact_pi(session: Session, iteration: int, pairs: Sequence[tuple[Any, int]]) -> Exact:
-    game, opponents = session.game, session.exact_opposition()
+    game, opponents, horizon = session.game, session.exact_opposition(), session.config.targets.horizon
     tabulated = session.folder.stage(iteration, policy_table.NAME).is_committed()
     if opponents is None or (iteration and not tabulated):
         return {}
     if iteration:
-        values = action_values(game, policy_table.read_table(session, iteration), opponents, pairs)
+        values = action_values(game, policy_table.read_table(session, iteration), opponents, pairs, horizon)
     else:
         others: list[Opponent | None] = [opponent or make_opponent("random", game) for opponent in opponents]
-        values = action_values(game, _Uniform(game), others, pairs)
+        values = action_values(game, _Uniform(game), others, pairs, horizon)
     return {pair: values[pair] for pair in pairs}
 
 

@@ -1,7 +1,8 @@
 """Exact results of a tabulated agent in a game for one player, over chance and up to the longest game.
 
 Values are those of a walk that begins in a state with all of `Game.max_length` moves before it, as everywhere where
-prompts do not tell how many are left: see `nlrl.orchestration.players`.
+prompts do not tell how many are left: see `nlrl.orchestration.players`; or, as `targets.horizon` may want it, the mean
+over walks of all lengths up to that.
 """
 
 from __future__ import annotations
@@ -39,12 +40,15 @@ class ExactWalks:
 
     Args:
         table: state -> moves and their weights; None as a move is a reply that names no legal one.
+        horizon: as `targets.horizon`: "full", or "uniform" for walks of 1 to `max_length` moves, each as likely.
 
     Raises:
         KeyError: the table has no moves for a state that the agent can get into.
     """
 
-    def __init__(self, game: Game[Any], language: GameLanguage, table: Table, starts: Iterable[Any]):
+    def __init__(
+        self, game: Game[Any], language: GameLanguage, table: Table, starts: Iterable[Any], horizon: str = "full"
+    ):
         self.game, self.language = game, language
         self._row = {state: row for row, state in enumerate(dict.fromkeys(starts))}
         self._states = list(self._row)
@@ -53,10 +57,11 @@ class ExactWalks:
         self._from, self._to = columns[0].astype(np.intp), columns[1].astype(np.intp)
         self._probability, self._paid = columns[2], np.array(paid).reshape(-1, len(WalkResults._fields))
         self._ends = np.array([game.is_terminal(state) for state in self._states], dtype=bool)
-        self._values = self._sweep()
+        lengths = range(1 if horizon == "uniform" else game.max_length, game.max_length + 1)
+        self._values = np.mean([self._sweep(longest) for longest in lengths], axis=0)
 
     def results(self, state: Any) -> WalkResults:
-        """Of walks that begin in one of the states.
+        """Of walks that begin in one of the states; with a uniform horizon the means over all lengths.
 
         Raises:
             KeyError: the agent cannot come to this state.
@@ -103,14 +108,13 @@ class ExactWalks:
             for step in self.game.transitions(state, action):
                 yield weight / total * step.probability, step
 
-    def _sweep(self) -> tuple[Floats, Floats]:
-        """(states, results) at the beginning of a walk, and after its first move."""
-        longest = self.game.max_length
-        value, after = self._at_end(longest), np.zeros(0)
+    def _sweep(self, longest: int) -> tuple[Floats, Floats]:
+        """(states, results) at the beginning of a walk of at most `longest` moves, and after its first move."""
+        value, after = self._at_end(longest, cut=True), np.zeros(0)
         value[~self._ends, _RETURN] = self.game.truncation_reward
         value[~self._ends, _CUT] = 1.0
         for moves in reversed(range(longest)):
-            after, ended = value, self._at_end(moves)
+            after, ended = value, self._at_end(moves, cut=False)
             value = np.where(self._ends[:, None], ended, self._paid + self._expect(after))
         return value, after
 
@@ -120,10 +124,10 @@ class ExactWalks:
         columns = [np.bincount(self._from, column, minlength=count) for column in weighted.T]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def _at_end(self, moves: int) -> Floats:
-        """(states, results) of walks that are over after so many moves; of open states, as if they were cut."""
+    def _at_end(self, moves: int, cut: bool) -> Floats:
+        """(states, results) of walks that are over after so many moves; of open states, if they are cut then."""
         value = np.zeros((len(self._states), len(WalkResults._fields)))
-        for row in range(len(self._states)) if moves == self.game.max_length else np.flatnonzero(self._ends):
+        for row in range(len(self._states)) if cut else np.flatnonzero(self._ends):
             value[row, _SCORE] = self.language.score_at(self._states[row], moves)
         won = [bool(end) and self.game.won(state, 0) for state, end in zip(self._states, self._ends, strict=True)]
         value[:, _WIN] = won

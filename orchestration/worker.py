@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections import Counter
@@ -68,6 +69,8 @@ class Continuation:
     """Stopped: what the policy plays there, if that was asked for."""
     outcomes: tuple[int, ...] | None = None
     """What chance chose, in games where it has a say."""
+    is_cut: bool = False
+    """Over because it had no moves left."""
 
 
 class PlayJob(NamedTuple):
@@ -75,9 +78,11 @@ class PlayJob(NamedTuple):
 
     version: str
     temperature: float
-    tasks: Sequence[GameTask]
+    tasks: Sequence[GameTask] = ()
     tokens: bool = False
     """Records keep each answer's tokens, with the log-probabilities they were sampled with."""
+    explore: float = 0.0
+    """As `rollout.explore`."""
 
 
 class ContinueJob(NamedTuple):
@@ -92,6 +97,8 @@ class ContinueJob(NamedTuple):
     """lambda: a look-ahead is n times `steps` long with probability (1 - lambda) lambda^(n-1)."""
     next_actions: bool = True
     """Ask for the move that the policy would make where a look-ahead stops."""
+    horizon: str = "full"
+    """As `targets.horizon`."""
 
 
 class LookAheadJob(NamedTuple):
@@ -197,7 +204,7 @@ class RolloutWorker:
         plays = []
         for task in job.tasks:
             rng = Rng(task.seed)
-            plays.append(Play(self.game.initial_state(rng), task.seat, task.opponent, rng))
+            plays.append(Play(self.game.initial_state(rng), task.seat, task.opponent, rng, explore=job.explore))
         starts = [p.state for p in plays]
         play(self.game, plays, self._pool(job.version, job.temperature), self._opposition({p.opponent for p in plays}))
         self._steps += [Entry(derive_seed(task.key), len(p.actions)) for task, p in zip(job.tasks, plays, strict=True)]
@@ -261,6 +268,8 @@ class RolloutWorker:
         p = Play(task.state, seat, opponent, rng, ply=task.ply)
         if job and job.steps is not None:
             p.longest = job.steps * depth(job.decay, task.seed, index)
+        if job and job.horizon == "uniform":
+            p.horizon = horizon(self.game.max_length, task.seed, index)
         if task.action is not None:
             move_or_forfeit(self.game, p, task.action)
         return p
@@ -268,7 +277,7 @@ class RolloutWorker:
     def _continuation(self, p: Play, wants_action: bool, following: Choice | None) -> Continuation:
         outcomes = kept(p.outcomes)
         if p.is_over(self.game):
-            return Continuation(tuple(p.actions), p.result(self.game), outcomes=outcomes)
+            return Continuation(tuple(p.actions), p.result(self.game), outcomes=outcomes, is_cut=p.is_cut(self.game))
         if not wants_action:
             return Continuation(tuple(p.actions), None, p.state, outcomes=outcomes)
         if following is None:
@@ -321,6 +330,7 @@ def play_record(game: Game[Any], key: str, start: Any, p: Play, tokens: bool = F
         "turns": turns,
         **alone,
         **({} if outcomes is None else {"outcomes": outcomes}),
+        **({"explored": p.explored} if p.explored else {}),
     }
 
 
@@ -338,6 +348,16 @@ def depth(decay: float, seed: int, index: int) -> int:
     while n < MOST_DEPTHS and rng.random() < decay:
         n += 1
     return n
+
+
+def horizon(longest: int, seed: int, index: int) -> int:
+    """How many moves the `index`-th game of a task has: 1 to `longest`, each as often as another.
+
+    Steps of the golden ratio from a random place, so that few games are spread over all numbers, too (a Kronecker
+    sequence): their mean is nearer to the mean over all numbers than that of independent draws.
+    """
+    at = Rng("horizon", seed).random() + index * (math.sqrt(5) - 1) / 2
+    return 1 + int(longest * (at % 1))
 
 
 def game_tasks(

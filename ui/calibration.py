@@ -121,7 +121,8 @@ def _policy_values(
     try:
         table = {game.parse_text(r["state"]): _moves(r["moves"]) for r in _records(run, iteration, "policy")}
         if game.num_players == 1:
-            return action_values(game, table, [], pairs) if table else {}
+            horizon = read_config(run).get("targets.horizon", "full")
+            return action_values(game, table, [], pairs, horizon) if table else {}
     except (KeyError, ValueError, AttributeError, TypeError):
         return {}
     return _known_values(game, table, opponents, pairs) if table else {}

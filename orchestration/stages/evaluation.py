@@ -22,13 +22,13 @@ from nlrl.orchestration import diary
 from nlrl.orchestration.exact import Results, Table, Turn, best_return, mixed_results, reachable_turns, worst_case
 from nlrl.orchestration.players import NONE, RESULTS
 from nlrl.orchestration.progress import progress
-from nlrl.orchestration.session import Session
+from nlrl.orchestration.session import ACTOR, Session
 from nlrl.orchestration.stage_folder import Stage
 from nlrl.orchestration.stages.rollout import play_tasks
 from nlrl.orchestration.statistics import mean_interval, wilson
 from nlrl.orchestration.texts import argument_metrics, base_states, said_in_games, spoken_metrics, text_metrics
 from nlrl.orchestration.walks import ExactWalks, WalkResults, mean_results
-from nlrl.orchestration.worker import game_tasks
+from nlrl.orchestration.worker import PlayJob, game_tasks
 
 NAME = "evaluation"
 
@@ -139,7 +139,8 @@ def sampled_strength(session: Session, stage: Stage, iteration: int) -> dict[str
             of_run = (config.name, config.seed, iteration, f"evaluation/{label}/{name}")
             tasks[name] = game_tasks(*of_run, config.evaluation.games, (name,), paired=True, seats=seats)
         every = [task for group in tasks.values() for task in group]
-        play_tasks(session, stage, every, temperature, f"iteration {iteration}: {label} games")
+        how = PlayJob(session.versions[ACTOR], temperature)
+        play_tasks(session, stage, every, how, f"iteration {iteration}: {label} games")
         records = {record["key"]: record for record in stage.records() if record["kind"] == "game"}
         out[label] = {name: shares([records[task.key] for task in group], seats) for name, group in tasks.items()}
     return out

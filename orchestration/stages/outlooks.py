@@ -40,6 +40,8 @@ class Ahead(NamedTuple):
     """What the policy plays where an open one stops; None if it was not asked, and then V evaluates."""
     against: str = ""
     """The opponent, for critics that are told."""
+    is_cut: bool = False
+    """Whether it is known to have ended for want of moves; a whole game of the longest length is taken for cut, too."""
 
 
 class Outlook(NamedTuple):
@@ -56,25 +58,26 @@ class Outlook(NamedTuple):
 def ahead_of(game: Game[Any], state: Any, found: Continuation, against: str = "") -> Ahead:
     """What a worker played on from a state."""
     line = replay(game, state, found.actions, found.outcomes)
-    return Ahead(line, found.result is None, found.next_action, against)
+    return Ahead(line, found.result is None, found.next_action, against, found.is_cut)
 
 
 def told(language: GameLanguage, ahead: Ahead) -> str:
     """The descriptor: what was played, and how it ended if it did."""
     if ahead.is_open:
         return language.moves(ahead.line)
-    return language.told(ahead.line, forfeited=_is_forfeit(language.game, ahead.line))
+    return language.told(ahead.line, forfeited=_is_forfeit(language.game, ahead))
 
 
 def score_of(language: GameLanguage, ahead: Ahead) -> float:
     """How a game that is over ended for the player who moved first, as a verdict."""
     player = language.game.current_player(ahead.line.start)
-    return language.score(ahead.line, player, forfeited=_is_forfeit(language.game, ahead.line))
+    return language.score(ahead.line, player, forfeited=_is_forfeit(language.game, ahead))
 
 
-def _is_forfeit(game: Game[Any], line: Line) -> bool:
-    """Whether a line that stopped did so because nobody moved."""
-    return not game.is_terminal(line.end) and len(line.actions) < game.max_length
+def _is_forfeit(game: Game[Any], ahead: Ahead) -> bool:
+    """Whether a game that stopped did so because nobody moved."""
+    cut = ahead.is_cut or len(ahead.line.actions) >= game.max_length
+    return not cut and not game.is_terminal(ahead.line.end)
 
 
 # -- the end, and G2 ---------------------------------------------------------------------------------------------------

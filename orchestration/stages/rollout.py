@@ -39,7 +39,9 @@ def run_rollout(session: Session, iteration: int, tokens: bool = False) -> None:
         return
     config = session.config
     tasks = rollout_tasks(session, iteration)
-    play_tasks(session, stage, tasks, config.rollout.temperature, f"iteration {iteration}: games", tokens)
+    rollout = config.rollout
+    how = PlayJob(session.versions[ACTOR], rollout.temperature, tokens=tokens, explore=rollout.explore)
+    play_tasks(session, stage, tasks, how, f"iteration {iteration}: games")
     records = list(stage.records())
     stage.commit(summary(records) | session.told())
 
@@ -51,16 +53,14 @@ def rollout_tasks(session: Session, iteration: int) -> list[GameTask]:
     return game_tasks(*of_run, config.rollout.games, session.opponents, seats=seats)
 
 
-def play_tasks(
-    session: Session, stage: Stage, tasks: list[GameTask], temperature: float, label: str, tokens: bool = False
-) -> None:
-    """Plays the tasks whose records a stage still owes, and writes them; tokens: as in `run_rollout`."""
+def play_tasks(session: Session, stage: Stage, tasks: list[GameTask], how: PlayJob, label: str) -> None:
+    """Plays the tasks whose records a stage still owes, and writes them; `how` says how."""
     owed = set(stage.owed([task.key for task in tasks]))
     waiting = [task for task in tasks if task.key in owed]
     if not waiting:
         return
-    version, size = session.versions[ACTOR], -(-len(waiting) // len(session.workers))
-    jobs = [PlayJob(version, temperature, chunk, tokens) for chunk in chunks(waiting, size)]
+    size = -(-len(waiting) // len(session.workers))
+    jobs = [how._replace(tasks=chunk) for chunk in chunks(waiting, size)]
     with stage.writer("games") as writer, progress(label, len(tasks), len(tasks) - len(waiting)) as bar:
         for _, records in session.on_workers("play", jobs):
             writer.write_many(records)

@@ -150,6 +150,7 @@ def continue_job(session: Speakers, tasks: Sequence[ContinuationTask], ahead: bo
         steps=None if config.kind == "mc" and not ahead else config.lookahead,
         decay=config.trace if config.kind == "lambda" else 0.0,
         next_actions=config.value == "q",
+        horizon="full" if ahead else config.horizon,
     )
 
 
