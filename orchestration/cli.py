@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from nlrl.orchestration.printable import printable
 app = SubcommandApp()
 app.command(name="bench")(bench_command)
 Where = tyro.conf.Positional
+FEW_SPINS = ("GOMP_SPINCOUNT", "2000")
+"""How long torch's OpenMP threads spin at each barrier before they sleep. By its own choice so long that two processes
+with a thread a core each stand still; so few cost one alone a hundredth (docs/log.md)."""
 WIDTH = 160
 """Columns of a table that is written to a pipe or a file."""
 
@@ -434,6 +438,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 def main() -> None:
     """Entry point of `nlrl`."""
+    os.environ.setdefault(*FEW_SPINS)  # before anything imports torch, for this process and those that it starts
     sys.exit(run_cli(sys.argv[1:]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nlrl.orchestration.cli import run_cli
+from nlrl.orchestration.cli import main, run_cli
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.play_terminal import play_terminal
 
@@ -325,3 +325,14 @@ def test_a_person_who_leaves_gets_no_traceback(finished):
 def test_view_refuses_a_folder_that_is_not_there(tmp_path, capsys):
     assert run_cli(["view", str(tmp_path / "nothing")]) == 2
     assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "2000"), ("7", "7")])
+def test_threads_spin_shortly_unless_somebody_has_said_otherwise(monkeypatch, given, expected):
+    monkeypatch.setattr(sys, "argv", ["nlrl", "--version-of-nothing"])
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["GOMP_SPINCOUNT"] == expected
