@@ -119,6 +119,24 @@ def test_a_driver_that_reserves_nothing_runs_on_the_head(nodes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_driver_with_resources_leaves_the_head_and_its_node_may_die(nodes, tmp_path, reference, committed_files):
+    out, asked = tmp_path / "run", tmp_path / "node"
+    on_worker = ["--entrypoint-resources", '{"worker": 0.5}', "--entrypoint-num-cpus", "1"]
+    ray_job_submit(nodes, *on_worker, "--", "python", "-c", _WHERE, str(asked))
+    assert asked.read_text() == "worker"
+    entry = shlex.join(["nlrl", "run", CONFIG, "--out", str(out), *SMALL])
+    ray_job_submit(nodes, *on_worker, "--submission-id", "away", "--no-wait", "--", "sh", "-c", entry)
+    assert appears(out / "iterations/001/rollout"), ray_job(nodes, "logs", "away")
+    nodes.kill(nodes.worker)
+    assert committed_files(out) != reference
+    ray_job_submit(nodes, "--entrypoint-num-cpus", "1", "--", "sh", "-c", entry)  # the head is what is left
+    assert committed_files(out) == reference
+    assert verify(out) == []
+    nodes.start(nodes.worker)
+
+
+@pytest.mark.slow
 def test_a_job_refuses_a_folder_that_ray_would_delete(nodes):
     done = nodes.run(
         ["ray", "job", "submit", "--address", nodes.dashboard, "--working-dir", ".", "--", "nlrl", "run", CONFIG],
