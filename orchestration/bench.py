@@ -31,6 +31,7 @@ BENCHMARKS = {
     "stages": "what text stages take beside the model",
     "storage": "what int8 weights cost",
     "tictactoe": "runs of Tic-Tac-Toe",
+    "threads": "what waiting in spin loops costs processes that share cores",
     "transfer": "new weights on their way to engines",
     "viewer": "finding games among many",
     "viewer_step": "the next move in a browser",
