@@ -49,6 +49,8 @@ class Ply:
     """The policy's probabilities here, where the run tabulated it."""
     records: Sequence[Record]
     """What the run's records hold about this position."""
+    explored: bool = False
+    """Whether the move was drawn at random (`rollout.explore`), so that it is nobody's merit or blunder."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class Replay:
         return self.plies[ply - 1].action if ply else None
 
     def accuracy(self, player: int) -> Accuracy:
-        """How a player moved."""
-        return accuracy(ply.judgement for ply in self.plies if ply.player == player)
+        """How a player moved, where it was asked."""
+        return accuracy(ply.judgement for ply in self.plies if ply.player == player and not ply.explored)
 
     def next_blunder(self, ply: int) -> int | None:
         return next_blunder(self.judgements, ply)
@@ -117,7 +119,8 @@ class Replay:
         one = self.plies[ply]
         if one.player < 0 or (one.action is None and one.judgement is None):
             return f"After {ply} moves: {self.problem or self.result}"
-        return f"Move {ply + 1}, {self.player_of(one.player)}: {one.move or 'no legal move'}"
+        drawn = ", drawn at random" if one.explored else ""
+        return f"Move {ply + 1}, {self.player_of(one.player)}: {one.move or 'no legal move'}{drawn}"
 
     @property
     def result(self) -> str:
@@ -188,7 +191,7 @@ def make_replay(
     """
     states, actions, problem = _states(game, record)
     exact = exact_values(game, states, seconds, nodes)
-    turns = _turns(record)
+    turns, explored = _turns(record), record.get("explored")
     plies = tuple(
         _ply(
             game,
@@ -199,6 +202,7 @@ def make_replay(
             exact[at],
             (about or {}).get(game.to_text(state), ()),
             at == len(states) - 1 and record.get("forfeited") is not None,
+            isinstance(explored, list) and at in explored,
         )
         for at, state in enumerate(states)
     )
@@ -214,6 +218,7 @@ def _ply(
     exact: Exact,
     records: Sequence[Record],
     forfeits: bool = False,
+    explored: bool = False,
 ) -> Ply:
     played = number < len(actions)
     action = actions[number] if played and actions[number] != NO_MOVE else None
@@ -223,7 +228,7 @@ def _ply(
     move = "" if action is None else game.action_text(state, action)
     said = said_about(game, state, action, turn, records) if player >= 0 else {}
     policy = policy_of(records, game.legal_actions(state))
-    return Ply(number, state, player, action, move, turn, exact, judgement, said, policy, records)
+    return Ply(number, state, player, action, move, turn, exact, judgement, said, policy, records, explored)
 
 
 def _states(game: Game[Any], record: Record) -> tuple[list[Any], list[int], str]:

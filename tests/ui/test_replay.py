@@ -98,6 +98,16 @@ def test_accuracy_is_told_by_player(replay):
     assert "mean regret" in tables.accuracy_line("X", second)
 
 
+def test_a_move_that_was_drawn_at_random_is_said_to_be_and_is_no_merit_of_the_policy():
+    asked, drawn = (make_replay(GAME, PLAYED | more) for more in ({}, {"explored": [0, 2]}))
+    assert [ply.explored for ply in drawn.plies[:4]] == [True, False, True, False]
+    assert "drawn at random" in drawn.title(0)
+    assert "drawn at random" not in drawn.title(1) + asked.title(0)
+    assert drawn.accuracy(0).judged == asked.accuracy(0).judged - 2
+    assert drawn.accuracy(1) == asked.accuracy(1)
+    assert not any(ply.explored for ply in make_replay(GAME, PLAYED | {"explored": "0"}).plies)
+
+
 def test_chance_is_replayed_as_the_record_tells_it():
     lake = make("frozen_lake", slippery=True)
     start = lake.initial_states()[0]
