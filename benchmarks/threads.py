@@ -46,8 +46,8 @@ def train(threads: int, seconds: float, model: str) -> float:
     torch.set_num_threads(threads)
     draw = random.Random(0)
 
-    def tokens(count: int) -> list[int]:
-        return [draw.randrange(5, VOCABULARY) for _ in range(count)]
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(5, VOCABULARY) for _ in range(count))
 
     examples = [TokenExample(tokens(PROMPT), tokens(ANSWER), 1.0) for _ in range(BATCH)]
     trainer = Trainer(load_trainable(model)[0], 1e-4)
