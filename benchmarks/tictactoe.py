@@ -56,6 +56,19 @@ def figures(out: Path) -> dict[str, Any]:
     return {"model": load_config(out / "config.toml").model.name, "iterations": rows, "ends": iteration_ends(out)}
 
 
+def collect(run: Path) -> dict[str, Any]:
+    """The same of a run that somebody else made."""
+    config = load_config(run / "config.toml")
+    return figures(run) | {"config": config.name, "seed": config.seed, "seconds": None}
+
+
+def write(results: list[dict[str, Any]], out: Path | None) -> None:
+    """The figures so far, if they are to be written."""
+    if out:
+        document = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
+        out.write_text(json.dumps(document, indent=1) + "\n")
+
+
 def iteration_ends(out: Path) -> dict[str, float]:
     """Iteration -> seconds from the run's first measurement (of the untrained agent) to its own."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
@@ -174,13 +187,12 @@ def main(argv: list[str] | None = None) -> None:
         for group in [[result] for result in results] if arguments.each else [results]:
             print(show(group))
         return
-    results = [figures(path) | {"config": path.name, "seed": 0, "seconds": None} for path in arguments.collect or []]
+    results = [collect(path) for path in arguments.collect or []]
     for config in arguments.configs:
         for seed in arguments.seeds:
             results.append(measure(config, seed, arguments.runs, extra))
-            if arguments.out:
-                document = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
-                arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+            write(results, arguments.out)
+    write(results, arguments.out)
     print(table(results))
 
 

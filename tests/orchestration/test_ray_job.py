@@ -15,6 +15,7 @@ from nlrl.orchestration.loop import run
 from nlrl.orchestration.overrides import overridden
 from nlrl.orchestration.run_folder import verify
 from nlrl.testing.clusters import TwoNodes
+from nlrl.testing.processes import family
 
 ROOT = Path(nlrl.__file__).parent
 CONFIG = "configs/demo.toml"
@@ -121,16 +122,17 @@ def test_a_driver_that_reserves_nothing_runs_on_the_head(nodes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_driver_with_resources_leaves_the_head_and_its_node_may_die(nodes, tmp_path, reference, committed_files):
-    out, asked = tmp_path / "run", tmp_path / "node"
-    on_worker = ["--entrypoint-resources", '{"worker": 0.5}', "--entrypoint-num-cpus", "1"]
-    ray_job_submit(nodes, *on_worker, "--", "python", "-c", _WHERE, str(asked))
-    assert asked.read_text() == "worker"
+    out, pid = tmp_path / "run", tmp_path / "pid"
     entry = shlex.join(["nlrl", "run", CONFIG, "--out", str(out), *SMALL])
-    ray_job_submit(nodes, *on_worker, "--submission-id", "away", "--no-wait", "--", "sh", "-c", entry)
+    driver = ["--", "sh", "-c", f"echo $$ > {pid} && exec {entry}"]
+    on_worker = ["--entrypoint-resources", '{"worker": 0.5}', "--entrypoint-num-cpus", "1"]
+    ray_job_submit(nodes, *on_worker, "--submission-id", "away", "--no-wait", *driver)
     assert appears(out / "iterations/001/rollout"), ray_job(nodes, "logs", "away")
+    assert int(pid.read_text()) in family(nodes.worker.process.pid)
+    assert int(pid.read_text()) not in family(nodes.head.process.pid)
     nodes.kill(nodes.worker)
     assert committed_files(out) != reference
-    ray_job_submit(nodes, "--entrypoint-num-cpus", "1", "--", "sh", "-c", entry)  # the head is what is left
+    ray_job_submit(nodes, "--entrypoint-num-cpus", "1", *driver)  # the head is what is left
     assert committed_files(out) == reference
     assert verify(out) == []
     nodes.start(nodes.worker)
