@@ -7,7 +7,7 @@
 #   WORKERS=2           processes that run the tests
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# Several processes with a thread a core each would wait for each other in spin loops, a hundred times as long as they work.
+# Several processes with a thread a core each would otherwise wait for each other in spin loops: `nlrl bench threads`.
 export GOMP_SPINCOUNT ?= 2000
 
 LOCK := constraints.txt

@@ -66,10 +66,10 @@ def measure(spins: str, processes: int, args: argparse.Namespace) -> list[float]
     started = [
         subprocess.Popen(command, env=environment(spins), stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]
-    found = [float(process.communicate()[0]) for process in started]
+    said = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise RuntimeError("a process failed; what it said stands above")
-    return found
+    return [float(line) for line in said]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from nlrl.benchmarks.figures import machine as processor
 from nlrl.orchestration.config import load_config
 from nlrl.orchestration.report import evaluations
 from nlrl.orchestration.run_folder import RunFolder
@@ -64,7 +65,7 @@ def collect(run: Path) -> dict[str, Any]:
 
 def write(results: list[dict[str, Any]], out: Path | None) -> None:
     """The figures so far, if they are to be written."""
-    if out:
+    if out and results:
         document = {"machine": machine(), "command": " ".join(sys.argv), "results": results}
         out.write_text(json.dumps(document, indent=1) + "\n")
 
@@ -88,7 +89,7 @@ def machine() -> dict[str, str]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "ray": ray.__version__}
-    return {"gpu": gpu, "python": platform.python_version(), "cpu": platform.processor()} | versions
+    return {"gpu": gpu, "python": platform.python_version(), "cpu": processor()} | versions
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -188,11 +189,11 @@ def main(argv: list[str] | None = None) -> None:
             print(show(group))
         return
     results = [collect(path) for path in arguments.collect or []]
+    write(results, arguments.out)
     for config in arguments.configs:
         for seed in arguments.seeds:
             results.append(measure(config, seed, arguments.runs, extra))
             write(results, arguments.out)
-    write(results, arguments.out)
     print(table(results))
 
 

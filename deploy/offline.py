@@ -26,7 +26,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 HAS = ("torch", "triton", "numpy", "transformers", "tokenizers", "safetensors", "huggingface-hub", "setuptools", "pip")
-VIEWER = ("streamlit", "altair", "vl-convert-python", "tensorboard")
+VIEWER = ("streamlit", "altair", "vl-convert-python")
 PEERS = ("fla-core", "flash-linear-attention", "liger-kernel", "gemlite")
 INSTALL = """set -euo pipefail
 target=$(realpath -m "$1"); mkdir -p "$target"

@@ -44,6 +44,7 @@ def check(config: RunConfig) -> None:
     if game.num_players == 1:
         _check_alone(config, game)
     else:
+        _check_horizon(config)
         _check_opponents(config, game)
         _check_checkpoints(config, method)
     probe_list(config, game)
@@ -52,6 +53,12 @@ def check(config: RunConfig) -> None:
     _check_staleness(config, method)
     check_placement(config)
     method.check(config, game)
+
+
+def _check_horizon(config: RunConfig) -> None:
+    """A game of two that is cut would be a draw, which is no price for detours, and exact values know whole games only."""
+    if config.targets.horizon != "full":
+        raise NLRLError(f"targets.horizon is '{config.targets.horizon}': only games for one player; leave it 'full'")
 
 
 def _check_staleness(config: RunConfig, method: Method) -> None:

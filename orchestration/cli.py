@@ -21,7 +21,7 @@ app.command(name="bench")(bench_command)
 Where = tyro.conf.Positional
 FEW_SPINS = ("GOMP_SPINCOUNT", "2000")
 """How long torch's OpenMP threads spin at each barrier before they sleep. By its own choice so long that two processes
-with a thread a core each stand still; so few cost one alone a hundredth (docs/log.md)."""
+with a thread a core each stand still; what this costs and gains: `nlrl bench threads`."""
 WIDTH = 160
 """Columns of a table that is written to a pipe or a file."""
 

@@ -1,8 +1,5 @@
 """Prompts that go on from a kept state: several new tokens a row by one op, on the device's paths."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -164,10 +161,8 @@ def check_by_triton():
         assert calls
 
 
-def test_chunks_by_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_chunks_by_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,9 +1,5 @@
 """Hymba's decoding step: rows at different places, rows that wait, and the step by Triton's kernels."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -71,10 +67,8 @@ def check_decoding_by_triton():
         torch.testing.assert_close(steps_of_ragged_rows(model, ids, state), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_decoding_by_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_decoding_by_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 if __name__ == "__main__":

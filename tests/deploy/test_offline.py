@@ -26,7 +26,7 @@ def offline() -> ModuleType:
 
 def test_what_runs_is_there_at_the_versions_installed_here(offline):
     found = offline.needed("nlrl", offline.HAS + offline.VIEWER)
-    assert {"ray", "pydantic", "open-spiel", "llguidance", "grpcio", "llvmlite"} <= set(found)
+    assert {"ray", "tensorboard", "pydantic", "open-spiel", "llguidance", "grpcio", "llvmlite"} <= set(found)
     assert found["ray"] == version("ray")
 
 

@@ -1,9 +1,5 @@
 """Adam and weight normalisation in one: every implementation against the two done one after the other in float64."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -113,10 +109,8 @@ def check_triton(device: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_triton_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernel_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,9 +1,6 @@
 """Attention inside compiled graphs: the same results, by the same programs, and nothing run again."""
 
 import importlib
-import os
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -177,10 +174,8 @@ def check_nodes(device: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the device runs them itself")
-def test_a_node_runs_our_programs_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_a_node_runs_our_programs_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

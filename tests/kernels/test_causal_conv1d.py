@@ -1,9 +1,5 @@
 """The convolution against sums written out token by token, in rows of documents with windows and padding."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -218,10 +214,8 @@ def check_triton(device: str) -> None:
     assert torch.equal(found[1][4], arguments["window"][4]), "padding leaves no trace"
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

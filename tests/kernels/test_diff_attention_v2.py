@@ -1,8 +1,5 @@
 """Differential attention, version 2: every implementation against autograd of the plain formula in float64."""
 
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -177,10 +174,8 @@ def test_documents_and_wide_numbers_go_to_our_programs_instead_of_pytorchs():
     assert not peer.fits(*inputs(shape)[:-1])
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @needs_cuda

@@ -1,9 +1,5 @@
 """The mean of two normalised tensors against autograd of the plain formula in float64."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -70,10 +66,8 @@ def check_triton(device: str) -> None:
     assert_as_exact(dual_norm, (3, 7), torch.float64, device)
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,8 +1,5 @@
 """Several new tokens a row over pages and rings: every implementation against each token alone, in float64."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -195,10 +192,8 @@ def test_no_program_is_compiled_anew_for_another_length():
     assert all(found[rows] == found[65] for rows in range(65, 3000))
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

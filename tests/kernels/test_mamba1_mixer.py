@@ -1,8 +1,5 @@
 """A Mamba-1 mixer: outputs, states and all gradients against the plain formula in float64."""
 
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -143,10 +140,8 @@ def check_triton(device: str) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,8 +1,5 @@
 """One token of a Mamba-2 mixer: results, windows and states against the plain formula in float64."""
 
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
 import pytest
@@ -131,10 +128,8 @@ def check_triton(device: str) -> None:
     torch.testing.assert_close(results(module.mamba2_step, wide), results(kernels.mamba2_step.reference, wide))
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

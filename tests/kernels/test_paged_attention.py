@@ -1,8 +1,5 @@
 """Attention over pages: every implementation against dense attention of each row alone, in float64."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -210,10 +207,8 @@ def check_triton(device: str) -> None:
     assert paged_attention(*none).shape == (0, 6, 32)
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

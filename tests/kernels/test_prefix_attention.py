@@ -1,9 +1,6 @@
 """Attention behind a prefix: every implementation against autograd of the plain formula in float64."""
 
 import importlib
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -187,10 +184,8 @@ def check_triton(device: str) -> None:
     check_what_differs(prefix_attention, device)
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @needs_cuda

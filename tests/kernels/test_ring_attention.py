@@ -1,8 +1,5 @@
 """Attention over rings: every implementation against dense attention of each row alone, in float64."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import Any
 
@@ -216,10 +213,8 @@ def test_pages_take_a_prefix_and_angles_too():
     check_pages(kernels.paged_attention, [9, -1, 0])
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,9 +1,5 @@
 """Rotary embedding: every implementation against complex numbers that are turned in float64."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -95,10 +91,8 @@ def check_triton(device: str) -> None:
     assert torch.equal(rotary(across, cos, sin), rotary(x, cos, sin))
 
 
-def test_triton_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernel_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,9 +1,6 @@
 """Sampling: every implementation against the definition, and the noise against whole numbers of Python."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -138,10 +135,8 @@ def check_triton(device: str) -> None:
     check_mask(sample, device)
 
 
-def test_triton_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernel_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

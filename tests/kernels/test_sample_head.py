@@ -1,8 +1,5 @@
 """Drawing from hidden states: every implementation against the draw from logits in float64."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -149,10 +146,8 @@ def check_triton(device: str) -> None:
         assert torch.equal(module.sample_head(**arguments)[0], two[0]), "more rows than one launch takes"
 
 
-def test_triton_kernel_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernel_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

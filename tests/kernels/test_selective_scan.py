@@ -1,9 +1,5 @@
 """The scan of Mamba-1: every implementation against sums written out, in rows of documents with padding."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -261,10 +257,8 @@ def check_padding_is_never_read(scan, device):
         assert all(tensor.isfinite().all() for tensor in scan(**given | floats))
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,8 +1,5 @@
 """The Triton kernels of Mamba-2's recurrence against the plain formula in float64, outputs and all gradients."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -218,10 +215,8 @@ def let_the_interpreter_multiply_bfloat16() -> None:
     setattr(builder, "create_dot", lambda self, a, b, *rest: plain(self, widened(a), widened(b), *rest))  # noqa: B010
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,9 +1,5 @@
 """The gated activation against autograd of the plain formula."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -65,10 +61,8 @@ def check_triton(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(results(swiglu, wide, dy), results(swiglu, up_gate, dy), strict=True))
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,6 +1,5 @@
 """The residual step of nGPT: every implementation against autograd of the plain formula in float64."""
 
-import os
 import subprocess
 import sys
 
@@ -123,10 +122,8 @@ def check_triton(device: str) -> None:
     assert results(unit_lerp, *inputs((0, 4, 16), torch.float32, device))[0].shape == (0, 4, 16)
 
 
-def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=300)
+def test_triton_kernels_in_the_interpreter(interpreted):
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

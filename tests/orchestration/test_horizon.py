@@ -11,6 +11,7 @@ import pytest
 from nlrl.envs import make
 from nlrl.envs.random import Rng
 from nlrl.errors import NLRLError
+from nlrl.orchestration.checks import check
 from nlrl.orchestration.config import RunConfig, validated
 from nlrl.orchestration.exact import action_values
 from nlrl.orchestration.loop import run
@@ -144,15 +145,19 @@ def test_who_learns_from_walks_of_all_lengths_makes_fewer_detours(small_config, 
     assert returns["uniform"] > returns["full"] + 0.1
 
 
-def test_a_job_says_nothing_of_it_where_look_aheads_are_wanted(session):
+def test_cut_games_of_a_job_have_the_lengths_that_their_numbers_say(session):
     one = session(**on_firm_ice("full"))
-    start = one.game.initial_states()[0]
-    task = ContinuationTask(start, 0, RIGHT, 8, seed=3)
-    job = ContinueJob("base", 1.0, ("none",), [task], horizon="uniform")
-    (samples,) = one.workers[0].call("continue_games", job).result()
-    assert [len(sample.actions) for sample in samples if sample.is_cut] == [
-        horizon(10, 3, index) for index, sample in enumerate(samples) if sample.is_cut
-    ]
+    tasks = [ContinuationTask(start, 0, LEFT, 8, seed=3) for start in one.game.initial_states()]
+    job = ContinueJob("base", 1.0, ("none",), tasks, horizon="uniform")
+    groups = one.workers[0].call("continue_games", job).result()
+    cut = [(index, sample) for group in groups for index, sample in enumerate(group) if sample.is_cut]
+    assert len(cut) > 10
+    assert [len(sample.actions) for _, sample in cut] == [horizon(10, 3, index) for index, _ in cut]
+
+
+def test_games_of_two_have_all_their_moves():
+    with pytest.raises(NLRLError, match=r"targets.horizon is 'uniform': only games for one player; leave it 'full'"):
+        check(validated(RunConfig, {"targets": {"horizon": "uniform"}}, "config"))
 
 
 @pytest.mark.parametrize("targets", [{"kind": "td"}, {"value": "v"}])
