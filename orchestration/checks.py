@@ -56,7 +56,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_horizon(config: RunConfig) -> None:
-    """A game of two that is cut would be a draw, which is no price for detours, and exact values know whole games only."""
+    """A cut game of two would be a draw, which is no price for detours, and exact values know whole games only."""
     if config.targets.horizon != "full":
         raise NLRLError(f"targets.horizon is '{config.targets.horizon}': only games for one player; leave it 'full'")
 
